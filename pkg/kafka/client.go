@@ -1,0 +1,265 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/metadata"
+)
+
+const (
+	// CallTimeout bounds every call that has no earlier deadline. Half of it
+	// is told to the broker as its own time limit, so that the answer "timed
+	// out" still arrives.
+	CallTimeout = 10 * time.Second
+
+	// dialTimeout bounds connecting, version negotiation included.
+	dialTimeout = 3 * time.Second
+
+	// idleTimeout closes unused connections before brokers do (10 min).
+	idleTimeout = 5 * time.Minute
+
+	// refreshTimeout bounds one forced metadata request: it is a millisecond
+	// of work, and a broker that does not answer it will not serve us either.
+	refreshTimeout = 3 * time.Second
+
+	// retryPause is the pause between two looks at a cluster that is not
+	// ready yet; the callers' deadlines bound how often it is taken.
+	retryPause = 50 * time.Millisecond
+)
+
+// Config says how a Client reaches the log.
+type Config struct {
+	// Addresses are the bootstrap brokers as host:port; list all of them, any
+	// one may be down. Or one local broker, as unix:/path/to/socket.
+	Addresses []string
+
+	// ClientID names this client to the broker. The embedded broker refuses
+	// records of client ids that begin with "enqueue" first when its store
+	// fills up.
+	ClientID string
+
+	// Topics limits the cached cluster view to these topics. Empty: all
+	// topics of the cluster, which Install needs.
+	Topics []string
+
+	// Dial replaces the network, for brokers in the same process. Nil: TCP or
+	// the Unix socket named in Addresses.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// Client speaks to the log. It is safe for concurrent use.
+type Client struct {
+	config    Config
+	addresses []string // as kafka-go sees them; a Unix socket has a stand-in
+	dial      func(ctx context.Context, network, address string) (net.Conn, error)
+	transport *kafkago.Transport
+	client    *kafkago.Client
+
+	// refresh serialises forced refreshes; refreshes counts those begun and
+	// served the number of the last one that succeeded. Both are guarded by
+	// mu, the work itself by the one token in turn.
+	mu        sync.Mutex
+	turn      chan struct{}
+	refreshes int64
+	served    int64
+	known     bool // the transport has held a cluster view since New
+}
+
+// New returns a Client. It does no I/O: a broker that is down shows at the
+// first call, and Ready waits for it.
+func New(config Config) (*Client, error) {
+	dial, addresses, err := dialer(config)
+	if err != nil {
+		return nil, err
+	}
+	ttl := 10 * time.Second // hot path: our own topics only, a small answer
+	if len(config.Topics) == 0 {
+		ttl = 30 * time.Second // the whole cluster's view, for admin work
+	}
+	transport := &kafkago.Transport{
+		Dial:           dial,
+		DialTimeout:    dialTimeout,
+		IdleTimeout:    idleTimeout,
+		MetadataTTL:    ttl,
+		MetadataTopics: slices.Clone(config.Topics),
+		ClientID:       config.ClientID,
+	}
+	c := &Client{
+		config:    config,
+		addresses: addresses,
+		dial:      dial,
+		transport: transport,
+		client: &kafkago.Client{
+			Addr:      bootstrap(addresses),
+			Timeout:   CallTimeout,
+			Transport: transport,
+		},
+		turn: make(chan struct{}, 1),
+	}
+	return c, nil
+}
+
+// Close closes the client's idle connections at once and those in use when
+// their call ends; calls after Close connect anew, so make none.
+func (c *Client) Close() { c.transport.CloseIdleConnections() }
+
+// Kafka returns the kafka-go client behind c, for packages under pkg/kafka.
+func (c *Client) Kafka() *kafkago.Client { return c.client }
+
+// Dialer returns a kafka-go dialer that reaches the same brokers as c, for a
+// consumer group; give it Addresses as its brokers.
+func (c *Client) Dialer() *kafkago.Dialer {
+	return &kafkago.Dialer{ClientID: c.config.ClientID, DialFunc: c.dial, Timeout: dialTimeout}
+}
+
+// Addresses returns the bootstrap addresses in the form that Dialer takes.
+func (c *Client) Addresses() []string { return slices.Clone(c.addresses) }
+
+// ClientID returns the name under which the broker knows this client.
+func (c *Client) ClientID() string { return c.config.ClientID }
+
+// Refresh asks the cluster for its layout now and waits until c uses the
+// answer. Nil means "asked", not "changed": retry with jitter. Refreshes are
+// serialised, and one that began after the call started serves every waiter.
+func (c *Client) Refresh(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
+	defer cancel()
+	c.mu.Lock()
+	asked := c.refreshes
+	c.mu.Unlock()
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		return fmt.Errorf("kafka: refresh: %w", ctx.Err())
+	}
+	c.mu.Lock()
+	if c.served > asked {
+		c.mu.Unlock()
+		return nil
+	}
+	c.refreshes++
+	mine := c.refreshes
+	c.mu.Unlock()
+
+	// "!" is no legal topic name: nothing is ever created, and because the
+	// cache cannot know it the transport has to ask and then re-reads.
+	_, err := c.transport.RoundTrip(ctx, c.client.Addr, &metadata.Request{
+		TopicNames:             []string{"!"},
+		AllowAutoTopicCreation: true,
+	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		if !c.known {
+			// The transport keeps the error of its very first look until a
+			// random time within the TTL. Drop it, so that the next call asks.
+			c.transport.CloseIdleConnections()
+		}
+		return fmt.Errorf("kafka: refresh: %w", err)
+	}
+	c.known, c.served = true, mine
+	return nil
+}
+
+// Ready waits until a broker answers and a controller is known, or until ctx
+// ends; the error then says what was missing.
+func (c *Client) Ready(ctx context.Context) error {
+	for {
+		err := c.ready(ctx)
+		if err == nil {
+			return nil
+		}
+		if !sleep(ctx, retryPause) {
+			return fmt.Errorf("kafka: not ready at %s: %w", strings.Join(c.config.Addresses, ","), err)
+		}
+	}
+}
+
+func (c *Client) ready(ctx context.Context) error {
+	if err := c.Refresh(ctx); err != nil {
+		return err
+	}
+	view, err := c.client.Metadata(ctx, &kafkago.MetadataRequest{Topics: []string{}})
+	switch {
+	case err != nil:
+		return err
+	case len(view.Brokers) == 0:
+		return errors.New("no broker known")
+	case view.Controller.Host == "":
+		return errors.New("no controller elected")
+	}
+	return nil
+}
+
+// Partitions returns how many partitions topic has. A topic that the cached
+// view does not hold is asked for until ctx ends or CallTimeout passes.
+func (c *Client) Partitions(ctx context.Context, topic string) (int, error) {
+	found, err := c.describe(ctx, topic)
+	if err != nil {
+		return 0, err
+	}
+	return len(found.Partitions), nil
+}
+
+// describe returns the cached view of topic, refreshing it while the topic is
+// missing or a partition of it has no leader.
+func (c *Client) describe(ctx context.Context, topic string) (kafkago.Topic, error) {
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	for {
+		found, err := c.look(ctx, topic)
+		if err == nil || !Retriable(err) {
+			return found, err
+		}
+		if c.Refresh(ctx) == nil {
+			if found, err = c.look(ctx, topic); err == nil {
+				return found, nil
+			}
+		}
+		if !sleep(ctx, retryPause) {
+			return found, fmt.Errorf("kafka: topic %s: %w (is it installed, and may this client see it?)", topic, err)
+		}
+	}
+}
+
+func (c *Client) look(ctx context.Context, topic string) (kafkago.Topic, error) {
+	view, err := c.client.Metadata(ctx, &kafkago.MetadataRequest{Topics: []string{topic}})
+	if err != nil {
+		return kafkago.Topic{}, err
+	}
+	for _, t := range view.Topics {
+		if t.Name != topic {
+			continue
+		}
+		if t.Error != nil {
+			return kafkago.Topic{}, t.Error
+		}
+		if len(t.Partitions) == 0 {
+			return kafkago.Topic{}, protocol.NewErrNoTopic(topic)
+		}
+		return t, nil
+	}
+	return kafkago.Topic{}, protocol.NewErrNoTopic(topic)
+}
+
+// sleep waits d and reports whether ctx is still alive after it.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
