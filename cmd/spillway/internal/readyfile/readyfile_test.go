@@ -1,0 +1,63 @@
+package readyfile
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+)
+
+func TestWriteThenRead(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := Read(dir); !errors.Is(err, ErrAbsent) {
+		t.Errorf("empty directory: %v", err)
+	}
+	want := File{Version: Version, DataDir: dir, Broker: Broker{Kind: "embedded", Address: "unix:" + dir + "/broker.sock"},
+		Endpoints: Endpoints{Enqueue: "127.0.0.1:7400", Scheduler: []string{"127.0.0.1:7410"}},
+		Processes: []Process{{Name: "broker", PID: 101}}, Tokens: Tokens{Worker: "w"}, Parent: 100, Prefix: "spillway."}
+	for range 2 { // the second replaces the first
+		if err := Write(filepath.Join(dir, Name), want); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := Read(dir)
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("read %+v, %v", got, err)
+	}
+	info, err := os.Stat(filepath.Join(dir, Name))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v: it holds tokens", info.Mode(), err)
+	}
+	if entries, _ := os.ReadDir(dir); len(entries) != 1 {
+		t.Errorf("left behind: %v", entries)
+	}
+}
+
+// The names are a contract: scripts parse them.
+func TestNamesOfTheContract(t *testing.T) {
+	b, err := json.Marshal(File{Endpoints: Endpoints{Enqueue: "e", Scheduler: []string{"s"}, Automation: "a"},
+		Admin: Admin{Enqueue: "e", Scheduler: []string{"s"}, Automation: "a"}, Replicas: []Replica{{Name: "n", GRPC: "g", Admin: "a"}},
+		Processes: []Process{{Name: "p", PID: 1}}, Tokens: Tokens{Operator: "o", Worker: "w", Service: "s"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"version":0,"data_dir":"","broker":{"kind":"","address":""},` +
+		`"endpoints":{"enqueue":"e","scheduler":["s"],"automation":"a"},"admin":{"enqueue":"e","scheduler":["s"],"automation":"a"},` +
+		`"replicas":[{"name":"n","grpc":"g","admin":"a"}],"processes":[{"name":"p","pid":1}],` +
+		`"tokens":{"operator":"o","worker":"w","service":"s"},"pid":0,"prefix":""}`
+	if string(b) != want {
+		t.Errorf("got  %s\nwant %s", b, want)
+	}
+}
+
+func TestOtherVersionsAreRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ready.json")
+	if err := os.WriteFile(path, []byte(`{"version": 2}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Read(path); err == nil {
+		t.Error("a version this program does not know was read")
+	}
+}
