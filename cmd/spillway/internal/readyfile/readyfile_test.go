@@ -61,3 +61,27 @@ func TestOtherVersionsAreRefused(t *testing.T) {
 		t.Error("a version this program does not know was read")
 	}
 }
+
+func TestOneDevPerDirectory(t *testing.T) {
+	dir := t.TempDir()
+	lock, err := Acquire(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(filepath.Join(dir, Name), File{DataDir: dir}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Acquire(dir)
+	if running, ok := errors.AsType[*RunningError](err); !ok || running.PID != os.Getpid() {
+		t.Errorf("second dev: %v, want the pid of the first", err)
+	}
+	if f, err := Running(dir); err != nil || f.DataDir != dir {
+		t.Errorf("running dev: %+v, %v", f, err)
+	}
+	if err := lock.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Running(dir); !errors.Is(err, ErrAbsent) {
+		t.Errorf("a file left behind counts as a running dev: %v", err)
+	}
+}
