@@ -77,6 +77,9 @@ func (c *Client) Committed(ctx context.Context, group, topic string, partitions 
 	if err == nil {
 		err = res.Error
 	}
+	if errors.Is(err, kafkago.GroupIdNotFound) {
+		return found, nil // some brokers know no group before its first commit
+	}
 	if err != nil {
 		return nil, fmt.Errorf("kafka: commits of %s in %s: %w", group, topic, err)
 	}
