@@ -1,0 +1,194 @@
+package census
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/spillway/spillway/pkg/envelope"
+	"github.com/spillway/spillway/pkg/kafka"
+	"github.com/spillway/spillway/pkg/kafka/kafkatest"
+	"github.com/spillway/spillway/pkg/offsets"
+	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
+	logv1 "github.com/spillway/spillway/proto/gen/spillway/log/v1"
+)
+
+var macKey = []byte("0123456789abcdef0123456789abcdef")
+
+// logs writes what the services would.
+type logs struct {
+	t      *testing.T
+	client *kafka.Client
+	topics kafka.Topics
+}
+
+func start(t *testing.T) *logs {
+	broker := kafkatest.Start(t)
+	topics := kafka.Topics{Prefix: "test."}
+	broker.Install(t, kafka.Layout{Topics: topics, Shards: 2, Lanes: 2, Durability: kafka.Single})
+	return &logs{t: t, client: broker.Client(t, "census-test"), topics: topics}
+}
+
+func id(n int) envelope.JobID {
+	return envelope.NewJobID(time.UnixMilli(1_700_000_000_000), 0, [8]byte{byte(n >> 8), byte(n)})
+}
+
+func (l *logs) append(topic string, partition int, headers []kafka.Header, m proto.Message) int64 {
+	l.t.Helper()
+	value, err := proto.Marshal(m)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if headers == nil {
+		headers = []kafka.Header{{Key: envelope.HeaderMAC, Value: envelope.MAC(macKey, topic, value, nil)}}
+	}
+	offset, err := l.client.Append(l.t.Context(), topic, partition, []kafka.Record{{Value: value, Headers: headers}})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return offset
+}
+
+func (l *logs) job(topic string, n int) int64 {
+	return l.append(topic, 0, nil, &jobv1.Job{Id: id(n).String(), AcceptedAt: timestamppb.Now(),
+		Spec: &jobv1.JobSpec{Source: "crm", Type: "tag", Priority: jobv1.Priority_PRIORITY_DEFAULT}})
+}
+
+func (l *logs) settle(n int, epoch int64, outcome jobv1.Outcome) {
+	l.append(l.topics.Outcomes(), 0, nil, &logv1.JobEvent{Epoch: epoch, Event: &logv1.JobEvent_Settled{
+		Settled: &logv1.Settled{JobId: id(n).String(), Source: "crm", Outcome: outcome}}})
+}
+
+func (l *logs) fence() int64 {
+	return l.append(l.topics.Outcomes(), 0, nil, &logv1.JobEvent{Event: &logv1.JobEvent_Fence{Fence: &logv1.OwnerFence{Replica: "s"}}})
+}
+
+func (l *logs) commit(topic string, offset int64, meta offsets.Metadata) {
+	l.t.Helper()
+	text, err := meta.Encode()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	err = l.client.CommitOffsets(l.t.Context(), kafka.Member{Group: l.topics.Group(), Generation: -1},
+		[]kafka.Commit{{Topic: topic, Offset: offset, Metadata: text}})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+func (l *logs) count(cfg Config) *Census {
+	l.t.Helper()
+	cfg.Client, cfg.Topics = l.client, l.topics
+	c := New(cfg)
+	ctx, cancel := context.WithTimeout(l.t.Context(), 20*time.Second)
+	defer cancel()
+	if err := c.Homes(ctx); err != nil {
+		l.t.Fatal(err)
+	}
+	if err := c.Outcomes(ctx); err != nil {
+		l.t.Fatal(err)
+	}
+	return c
+}
+
+func TestEveryJobIsCountedOnce(t *testing.T) {
+	l := start(t)
+	jobs := l.topics.Jobs("default")
+	for n := range 8 {
+		l.job(jobs, n)
+	}
+	l.job(l.topics.Spill(), 3) // 3 was moved
+	first := l.fence()
+	l.settle(0, first, jobv1.Outcome_OUTCOME_SUCCEEDED)
+	l.settle(0, first, jobv1.Outcome_OUTCOME_DEAD) // the first terminal event counts
+	l.settle(1, first, jobv1.Outcome_OUTCOME_DEAD)
+	second := l.fence()
+	l.settle(2, first, jobv1.Outcome_OUTCOME_SUCCEEDED) // of a former owner: does not count
+	l.settle(99, second, jobv1.Outcome_OUTCOME_EXPIRED) // its record is trimmed
+	// Complete: 0, 1, 3 (moved), 4 (vanished); 2, 5, 6 and 7 wait.
+	l.commit(jobs, 2, offsets.Metadata{Done: offsets.Ranges{{Gap: 1, Length: 2}}})
+
+	c := l.count(Config{MACKey: macKey})
+	want := Totals{Accepted: 9, Succeeded: 1, Dead: 1, Expired: 1, Waiting: 4, Spilled: 1, Difference: 1}
+	if got := c.Totals(0); got != want || c.Forged != 0 || c.Unreadable != 0 {
+		t.Errorf("totals %+v\nwant   %+v; forged %d, unreadable %d", got, want, c.Forged, c.Unreadable)
+	}
+	if p := c.Place(id(4)); p != Vanished {
+		t.Errorf("job 4 is at %d, want vanished", p)
+	}
+	if got := c.Totals(5); got.Leased != 5 || got.Waiting != 0 || got.Spilled != 0 || got.Accepted != 9 {
+		t.Errorf("with 5 leases: %+v", got)
+	}
+	only := l.count(Config{Only: func(j envelope.JobID) bool { return j == id(1) }})
+	if got := only.Totals(0); got != (Totals{Accepted: 1, Dead: 1}) {
+		t.Errorf("only job 1: %+v", got)
+	}
+}
+
+func TestOutcomesAreReadOnFromWhereTheyWereLeft(t *testing.T) {
+	l := start(t)
+	epoch := l.fence()
+	c := l.count(Config{})
+	for n := range 3 {
+		l.settle(n, epoch, jobv1.Outcome_OUTCOME_SUCCEEDED)
+		if err := c.Outcomes(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Totals(0).Succeeded; got != int64(n+1) {
+			t.Errorf("%d succeeded, want %d", got, n+1)
+		}
+	}
+	if c.Trimmed() {
+		t.Error("nothing was trimmed")
+	}
+}
+
+func TestTrimmedOutcomesAreKnownFromTheCounts(t *testing.T) {
+	l := start(t)
+	epoch := l.fence()
+	for n := range 6 {
+		l.settle(n, epoch, jobv1.Outcome_OUTCOME_SUCCEEDED)
+	}
+	l.commit(l.topics.Outcomes(), 5, offsets.Metadata{Counts: "4,0,0,0,0,0"}) // jobs 0 to 3
+	if err := l.client.DeleteRecords(t.Context(), l.topics.Outcomes(), map[int]int64{0: 3}); err != nil {
+		t.Fatal(err)
+	}
+	c := l.count(Config{})
+	if got := c.Totals(0); got != (Totals{Accepted: 6, Succeeded: 6}) || !c.Trimmed() {
+		t.Errorf("totals %+v, trimmed %v", got, c.Trimmed())
+	}
+}
+
+func TestForgedEventsDoNotCount(t *testing.T) {
+	l := start(t)
+	forged := []kafka.Header{{Key: envelope.HeaderMAC, Value: make([]byte, 32)}}
+	l.append(l.topics.Outcomes(), 0, forged, &logv1.JobEvent{Event: &logv1.JobEvent_Settled{
+		Settled: &logv1.Settled{JobId: id(1).String(), Outcome: jobv1.Outcome_OUTCOME_SUCCEEDED}}})
+	c := l.count(Config{MACKey: macKey})
+	if got := c.Totals(0); got != (Totals{}) || c.Forged != 1 {
+		t.Errorf("totals %+v, forged %d", got, c.Forged)
+	}
+}
+
+func TestLeasesAreReadFromTheStatusLog(t *testing.T) {
+	l := start(t)
+	for i, running := range []int32{9, 3, 2} {
+		l.append(l.topics.Status(), 0, nil, &logv1.Status{Replica: []string{"a", "a", "b"}[i], Summaries: []*logv1.Summary{
+			{Priorities: []*logv1.Summary_PriorityShare{{Running: running}, {Running: 1}}}}})
+	}
+	n, err := Leased(t.Context(), l.client, l.topics)
+	if err != nil || n != 7 {
+		t.Errorf("leased %d, %v, want the last word of each: 7", n, err)
+	}
+}
+
+func TestParseCountsRefusesWhatItDoesNotKnow(t *testing.T) {
+	for _, text := range []string{"1", "1,2,3,4,5", "1,2,3,4,5,-6", "a,b,c,d,e,f"} {
+		if _, err := parseCounts(text); err == nil {
+			t.Errorf("%q was read", text)
+		}
+	}
+}
