@@ -1213,7 +1213,9 @@ type Lease struct {
 	// Virtual tag of the grant, in worker-seconds.
 	Tag float64 `protobuf:"fixed64,10,opt,name=tag,proto3" json:"tag,omitempty"`
 	// It uses a ticket, not an open slot.
-	Ticket        bool `protobuf:"varint,11,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	Ticket bool `protobuf:"varint,11,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	// The effective priority that the grant was made under, which the tag belongs to; a demotion may have lowered the job's own.
+	Priority      v1.Priority `protobuf:"varint,12,opt,name=priority,proto3,enum=spillway.job.v1.Priority" json:"priority,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1323,6 +1325,13 @@ func (x *Lease) GetTicket() bool {
 		return x.Ticket
 	}
 	return false
+}
+
+func (x *Lease) GetPriority() v1.Priority {
+	if x != nil {
+		return x.Priority
+	}
+	return v1.Priority(0)
 }
 
 // Renewed answers Renew.
@@ -1763,7 +1772,7 @@ const file_spillway_scheduler_v1_worker_proto_rawDesc = "" +
 	"\bpriority\x18\x03 \x01(\x0e2\x19.spillway.job.v1.PriorityR\bpriority\x12\x10\n" +
 	"\x03tag\x18\x04 \x01(\x01R\x03tag\"\x14\n" +
 	"\x04Pass\x12\f\n" +
-	"\x01n\x18\x01 \x01(\x05R\x01n\"\x9e\x03\n" +
+	"\x01n\x18\x01 \x01(\x05R\x01n\"\xd5\x03\n" +
 	"\x05Lease\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\fR\x03job\x12,\n" +
 	"\x05token\x18\x02 \x01(\v2\x16.spillway.job.v1.TokenR\x05token\x12\x18\n" +
@@ -1780,7 +1789,8 @@ const file_spillway_scheduler_v1_worker_proto_rawDesc = "" +
 	"granted_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tgrantedAt\x12\x10\n" +
 	"\x03tag\x18\n" +
 	" \x01(\x01R\x03tag\x12\x16\n" +
-	"\x06ticket\x18\v \x01(\bR\x06ticket\"e\n" +
+	"\x06ticket\x18\v \x01(\bR\x06ticket\x125\n" +
+	"\bpriority\x18\f \x01(\x0e2\x19.spillway.job.v1.PriorityR\bpriority\"e\n" +
 	"\aRenewed\x12.\n" +
 	"\x06tokens\x18\x01 \x03(\v2\x16.spillway.job.v1.TokenR\x06tokens\x12*\n" +
 	"\x04lost\x18\x02 \x03(\v2\x16.spillway.job.v1.TokenR\x04lost\"k\n" +
@@ -1900,30 +1910,31 @@ var file_spillway_scheduler_v1_worker_proto_depIdxs = []int32{
 	27, // 25: spillway.scheduler.v1.Lease.run_timeout:type_name -> google.protobuf.Duration
 	28, // 26: spillway.scheduler.v1.Lease.waits:type_name -> spillway.job.v1.Wait
 	26, // 27: spillway.scheduler.v1.Lease.granted_at:type_name -> google.protobuf.Timestamp
-	25, // 28: spillway.scheduler.v1.Renewed.tokens:type_name -> spillway.job.v1.Token
-	25, // 29: spillway.scheduler.v1.Renewed.lost:type_name -> spillway.job.v1.Token
-	25, // 30: spillway.scheduler.v1.Settled.tokens:type_name -> spillway.job.v1.Token
-	25, // 31: spillway.scheduler.v1.Settled.refused:type_name -> spillway.job.v1.Token
-	25, // 32: spillway.scheduler.v1.Revoke.tokens:type_name -> spillway.job.v1.Token
-	2,  // 33: spillway.scheduler.v1.Revoke.reason:type_name -> spillway.scheduler.v1.RevokeReason
-	27, // 34: spillway.scheduler.v1.Drain.within:type_name -> google.protobuf.Duration
-	12, // 35: spillway.scheduler.v1.WorkResponse.welcome:type_name -> spillway.scheduler.v1.Welcome
-	13, // 36: spillway.scheduler.v1.WorkResponse.ownership:type_name -> spillway.scheduler.v1.Ownership
-	15, // 37: spillway.scheduler.v1.WorkResponse.topology:type_name -> spillway.scheduler.v1.Topology
-	16, // 38: spillway.scheduler.v1.WorkResponse.demand:type_name -> spillway.scheduler.v1.Demand
-	17, // 39: spillway.scheduler.v1.WorkResponse.pass:type_name -> spillway.scheduler.v1.Pass
-	18, // 40: spillway.scheduler.v1.WorkResponse.leases:type_name -> spillway.scheduler.v1.Lease
-	19, // 41: spillway.scheduler.v1.WorkResponse.renewed:type_name -> spillway.scheduler.v1.Renewed
-	20, // 42: spillway.scheduler.v1.WorkResponse.settled:type_name -> spillway.scheduler.v1.Settled
-	21, // 43: spillway.scheduler.v1.WorkResponse.revokes:type_name -> spillway.scheduler.v1.Revoke
-	22, // 44: spillway.scheduler.v1.WorkResponse.drain:type_name -> spillway.scheduler.v1.Drain
-	11, // 45: spillway.scheduler.v1.WorkerService.Work:input_type -> spillway.scheduler.v1.WorkRequest
-	23, // 46: spillway.scheduler.v1.WorkerService.Work:output_type -> spillway.scheduler.v1.WorkResponse
-	46, // [46:47] is the sub-list for method output_type
-	45, // [45:46] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	24, // 28: spillway.scheduler.v1.Lease.priority:type_name -> spillway.job.v1.Priority
+	25, // 29: spillway.scheduler.v1.Renewed.tokens:type_name -> spillway.job.v1.Token
+	25, // 30: spillway.scheduler.v1.Renewed.lost:type_name -> spillway.job.v1.Token
+	25, // 31: spillway.scheduler.v1.Settled.tokens:type_name -> spillway.job.v1.Token
+	25, // 32: spillway.scheduler.v1.Settled.refused:type_name -> spillway.job.v1.Token
+	25, // 33: spillway.scheduler.v1.Revoke.tokens:type_name -> spillway.job.v1.Token
+	2,  // 34: spillway.scheduler.v1.Revoke.reason:type_name -> spillway.scheduler.v1.RevokeReason
+	27, // 35: spillway.scheduler.v1.Drain.within:type_name -> google.protobuf.Duration
+	12, // 36: spillway.scheduler.v1.WorkResponse.welcome:type_name -> spillway.scheduler.v1.Welcome
+	13, // 37: spillway.scheduler.v1.WorkResponse.ownership:type_name -> spillway.scheduler.v1.Ownership
+	15, // 38: spillway.scheduler.v1.WorkResponse.topology:type_name -> spillway.scheduler.v1.Topology
+	16, // 39: spillway.scheduler.v1.WorkResponse.demand:type_name -> spillway.scheduler.v1.Demand
+	17, // 40: spillway.scheduler.v1.WorkResponse.pass:type_name -> spillway.scheduler.v1.Pass
+	18, // 41: spillway.scheduler.v1.WorkResponse.leases:type_name -> spillway.scheduler.v1.Lease
+	19, // 42: spillway.scheduler.v1.WorkResponse.renewed:type_name -> spillway.scheduler.v1.Renewed
+	20, // 43: spillway.scheduler.v1.WorkResponse.settled:type_name -> spillway.scheduler.v1.Settled
+	21, // 44: spillway.scheduler.v1.WorkResponse.revokes:type_name -> spillway.scheduler.v1.Revoke
+	22, // 45: spillway.scheduler.v1.WorkResponse.drain:type_name -> spillway.scheduler.v1.Drain
+	11, // 46: spillway.scheduler.v1.WorkerService.Work:input_type -> spillway.scheduler.v1.WorkRequest
+	23, // 47: spillway.scheduler.v1.WorkerService.Work:output_type -> spillway.scheduler.v1.WorkResponse
+	47, // [47:48] is the sub-list for method output_type
+	46, // [46:47] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_spillway_scheduler_v1_worker_proto_init() }
