@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 )
 
@@ -62,4 +63,15 @@ func colourOf(name string) int {
 		sum += int(c)
 	}
 	return 31 + sum%6
+}
+
+// Terminal reports whether a file is a terminal: a character device, other
+// than /dev/null.
+func Terminal(f *os.File) bool {
+	info, err := f.Stat()
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull)
+	return err != nil || !os.SameFile(info, null)
 }
