@@ -1,0 +1,54 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/spillway/spillway/pkg/rpc"
+	"github.com/spillway/spillway/services/scheduler/internal/core"
+)
+
+// soon is when a worker that was turned away may come again.
+const soon = time.Second
+
+// refusals is what each of core's errors is on the wire.
+var refusals = map[error]rpc.Error{
+	core.ErrNotAllowed:   {Code: codes.PermissionDenied, Reason: rpc.ReasonNotAllowed, Message: "not allowed"},
+	core.ErrTooManySlots: {Code: codes.ResourceExhausted, Reason: rpc.ReasonOverloaded, Message: "this caller's workers have too many slots", Retry: soon},
+	core.ErrReplaced:     {Code: codes.Unavailable, Message: "the worker has a newer stream", Retry: soon},
+	core.ErrSlow:         {Code: codes.ResourceExhausted, Reason: rpc.ReasonOverloaded, Message: "the worker does not read its stream", Retry: soon},
+	core.ErrStopping:     {Code: codes.Unavailable, Message: "this replica stops", Retry: soon},
+	core.ErrClosed:       {Code: codes.Unavailable, Message: "the stream is closed", Retry: soon},
+}
+
+// statusOf is the status of an error: nil for a clean end.
+func statusOf(err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return nil
+	}
+	for known, refusal := range refusals {
+		if errors.Is(err, known) {
+			return refusal.Err()
+		}
+	}
+	if s := status.FromContextError(err); errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return s.Err()
+	}
+	return err // a status already: of the stream itself, or made here
+}
+
+func notAllowed(message string) error {
+	return (&rpc.Error{Code: codes.PermissionDenied, Reason: rpc.ReasonNotAllowed, Message: message}).Err()
+}
+
+func invalid(field, description string) error {
+	return (&rpc.Error{
+		Code: codes.InvalidArgument, Reason: rpc.ReasonInvalid, Message: "a frame cannot be read",
+		Violations: []rpc.Violation{{Field: field, Description: description}},
+	}).Err()
+}

@@ -1,0 +1,346 @@
+package dispatch
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/spillway/spillway/services/scheduler/internal/core"
+)
+
+const (
+	// tickEvery is how often the engine does what time demands (scheduling.md §6: the moving averages of need count it).
+	tickEvery = 10 * time.Millisecond
+	// batch is how many decisions are taken before others get at the engine: about 100 µs of its lock.
+	batch = 256
+	// auditEvery is how often sessions are looked at for age and slowness.
+	auditEvery = time.Second
+)
+
+// Config sizes the room. The zero value of a field means its default; Replica is required.
+type Config struct {
+	Replica string
+	// TTL is how long a lease is valid without renewal; RenewEvery is how often a worker renews. 20 s and 5 s; they belong
+	// to the one profile of times that every service checks at start (architecture.md §6).
+	TTL, RenewEvery time.Duration
+	// MaxAge is how old a stream gets before its worker is asked to open another one. 29 min: the server closes
+	// connections that are 30 min old.
+	MaxAge time.Duration
+	// SlotsPerCaller bounds the slots of all workers of one caller (S18). 20,000.
+	SlotsPerCaller int32
+}
+
+func (c *Config) setDefaults() {
+	c.TTL = orDefault(c.TTL, 20*time.Second)
+	c.RenewEvery = orDefault(c.RenewEvery, 5*time.Second)
+	c.MaxAge = orDefault(c.MaxAge, 29*time.Minute)
+	c.SlotsPerCaller = orDefault(c.SlotsPerCaller, 20_000)
+}
+
+func orDefault[T comparable](v, d T) T {
+	var zero T
+	if v == zero {
+		return d
+	}
+	return v
+}
+
+// Deps are the rooms around. Ports that need the Loop themselves are set by Connect, before Run.
+type Deps struct {
+	Log    *slog.Logger
+	Engine *core.Engine // the loop owns it from New on
+}
+
+// Ports are the other rooms, as this one needs them. All are required.
+type Ports struct {
+	Settler Settler
+	Mover   Mover
+	Reader  Reader
+	Gate    Gate
+	Beat    Beat
+}
+
+// Loop owns the engine and the sessions of all workers.
+type Loop struct {
+	cfg   Config
+	log   *slog.Logger
+	ports Ports
+	wake  chan struct{} // 1-deep: the engine was told something
+
+	mu       sync.Mutex // guards the engine and all that follows; nothing blocks while it is held
+	engine   *core.Engine
+	sessions map[string]*Session // by worker
+	bindings map[string]binding  // by worker: whose it is
+	slots    map[string]int32    // by caller: of open sessions
+	shards   map[int32]int64     // owned, with their epochs
+	topology []core.Replica
+	leaving  *core.Farewell // set: no new session
+	holds    []hold         // applied and not acknowledged, oldest first
+	applied  int64          // sequence of the last control state
+	touched  []*Session     // room for pump
+
+	acknowledged atomic.Int64
+	grants       atomic.Int64
+}
+
+// binding says to which caller a worker's id belongs while it may hold leases.
+type binding struct {
+	who   core.Identity
+	until time.Time // zero: a session is open
+}
+
+// New makes a loop. Before Run, Connect must be called.
+func New(cfg Config, deps Deps) *Loop {
+	cfg.setDefaults()
+	l := &Loop{
+		cfg: cfg, log: deps.Log, engine: deps.Engine, wake: make(chan struct{}, 1),
+		sessions: map[string]*Session{}, bindings: map[string]binding{}, slots: map[string]int32{}, shards: map[int32]int64{},
+		applied: -1,
+	}
+	l.acknowledged.Store(-1)
+	return l
+}
+
+// Connect sets the ports: rooms that need the loop are made after it. It must be called before Run and the first session.
+func (l *Loop) Connect(p Ports) { l.ports = p }
+
+// Do runs f with the engine, alone, and wakes the pump. f must not block, keep the engine or call the loop.
+func (l *Loop) Do(f func(now time.Time, e *core.Engine)) {
+	l.mu.Lock()
+	f(time.Now(), l.engine)
+	l.mu.Unlock()
+	wake(l.wake)
+}
+
+// Run grants, and does what time demands, until ctx ends. Then it ends every session.
+func (l *Loop) Run(ctx context.Context) error {
+	tick := time.NewTicker(tickEvery)
+	defer tick.Stop()
+	next := time.NewTimer(time.Hour)
+	defer next.Stop()
+	audit := time.Now().Add(auditEvery)
+	for {
+		select {
+		case <-ctx.Done():
+			l.close()
+			return nil
+		case <-l.wake:
+		case <-next.C:
+		case now := <-tick.C:
+			l.tick()
+			if now.After(audit) {
+				audit = now.Add(auditEvery)
+				l.audit(now)
+			}
+		}
+		if until := l.pump(); !until.IsZero() {
+			next.Reset(max(0, time.Until(until)))
+		}
+	}
+}
+
+// pump carries out decisions until the engine is idle or the gate shuts. It returns when the engine wants to be asked again; zero: when
+// it is told something.
+func (l *Loop) pump() time.Time {
+	for {
+		until, more := l.decide()
+		for i, s := range l.touched {
+			wake(s.ready)
+			l.touched[i] = nil
+		}
+		l.touched = l.touched[:0]
+		if !more {
+			return until
+		}
+	}
+}
+
+// decide takes one batch of decisions. Sessions that got something are in touched, woken by the caller without the lock.
+func (l *Loop) decide() (until time.Time, more bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if !l.ports.Gate.Open(now) {
+		return time.Time{}, false // the next tick asks again
+	}
+	for range batch {
+		a := l.engine.Next(now)
+		if a.Kind == core.Idle {
+			return a.Until, false
+		}
+		s := l.sessions[a.Worker]
+		if s == nil {
+			// The engine knows only workers with a session: Open and Close tell it under the same lock.
+			l.log.Error("a decision for a worker without a stream", "worker_id", a.Worker)
+			continue
+		}
+		if a.Kind == core.Grant {
+			l.grants.Add(1)
+		}
+		s.mu.Lock()
+		s.out.act(now, a)
+		s.mu.Unlock()
+		if !slices.Contains(l.touched, s) {
+			l.touched = append(l.touched, s)
+		}
+	}
+	return time.Time{}, true
+}
+
+// tick does the engine's chores.
+func (l *Loop) tick() {
+	l.mu.Lock()
+	now := time.Now()
+	chores := l.engine.Tick(now)
+	settlements, reads := slices.Clone(chores.Settlements), slices.Clone(chores.Reads)
+	moves := slices.Clone(chores.Moves)
+	for _, r := range chores.Revokes {
+		if s := l.sessions[r.Worker]; s != nil {
+			s.put(now, func(o *outbox) { f := o.last(now); f.Revokes = append(f.Revokes, r) })
+		}
+	}
+	var summary []core.Summary
+	if chores.SummaryDue {
+		summary = l.engine.Summary(now)
+	}
+	acknowledged := l.decideHolds(now)
+	l.mu.Unlock()
+
+	for _, s := range settlements {
+		l.ports.Settler.Settle(s)
+	}
+	if len(moves) > 0 {
+		l.ports.Mover.Move(moves)
+	}
+	if len(reads) > 0 {
+		l.ports.Reader.Read(reads)
+	}
+	if chores.SummaryDue {
+		l.ports.Beat.Summarise(summary)
+	}
+	if chores.MarksDue || acknowledged {
+		l.ports.Beat.Poke()
+	}
+}
+
+// audit ends what has lasted too long: slow sessions, old streams, bindings without leases.
+func (l *Loop) audit(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.sessions {
+		s.put(now, func(o *outbox) {
+			if !s.told && now.After(s.end) {
+				s.told = true
+				o.last(now).Farewell = &core.Farewell{Reason: "the stream is old", Within: time.Minute}
+			}
+		})
+	}
+	maps.DeleteFunc(l.bindings, func(_ string, b binding) bool { return !b.until.IsZero() && now.After(b.until) })
+}
+
+// close ends all sessions.
+func (l *Loop) close() {
+	l.mu.Lock()
+	open := slices.Collect(maps.Values(l.sessions))
+	l.mu.Unlock()
+	for _, s := range open {
+		s.fail(core.ErrStopping)
+	}
+}
+
+// Settled tells a worker that the result of a lease is durable.
+func (l *Loop) Settled(worker string, t core.Token) {
+	l.mu.Lock()
+	s := l.sessions[worker]
+	l.mu.Unlock()
+	if s != nil {
+		now := time.Now()
+		s.put(now, func(o *outbox) { f := o.last(now); f.Settled = append(f.Settled, t) })
+	}
+}
+
+// Own sets the shards that this replica owns, with their epochs, and tells every worker, who answers with the leases of them that it
+// holds. Results and renewals of other shards are not answered, so that workers keep them for the next owner. A shard must be attached
+// to the engine before it is named here, and be taken from here before it is detached.
+func (l *Loop) Own(shards map[int32]int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.shards = maps.Clone(shards)
+	now := time.Now()
+	for _, s := range l.sessions {
+		s.put(now, func(o *outbox) { o.last(now).Owned = l.owned() })
+	}
+}
+
+// owned is what workers are told of the shards, in their order.
+func (l *Loop) owned() *core.Owned {
+	o := &core.Owned{Shards: slices.Sorted(maps.Keys(l.shards))}
+	for _, shard := range o.Shards {
+		o.Epochs = append(o.Epochs, l.shards[shard])
+	}
+	return o
+}
+
+// SetTopology tells every worker which replicas there are, if that has changed. The order of replicas does not matter.
+func (l *Loop) SetTopology(replicas []core.Replica) {
+	replicas = slices.Clone(replicas)
+	slices.SortFunc(replicas, func(a, b core.Replica) int { return compare(a.ID, b.ID) })
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(replicas) == 0 || slices.EqualFunc(l.topology, replicas, sameReplica) {
+		return
+	}
+	l.topology = replicas
+	now := time.Now()
+	for _, s := range l.sessions {
+		s.put(now, func(o *outbox) { o.last(now).Topology = replicas })
+	}
+}
+
+// Drain asks every worker to go elsewhere and refuses new sessions. It is the first step of a stop.
+func (l *Loop) Drain(reason string, within time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.leaving = &core.Farewell{Reason: reason, Within: within}
+	now := time.Now()
+	for _, s := range l.sessions {
+		s.told = true
+		s.put(now, func(o *outbox) { o.last(now).Farewell = l.leaving })
+	}
+}
+
+// Sessions is the number of open sessions: the replica joins the group at once when a worker is connected.
+func (l *Loop) Sessions() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.sessions)
+}
+
+// Grants counts leases granted since the start, for metrics and the watchdog.
+func (l *Loop) Grants() int64 { return l.grants.Load() }
+
+// Heard takes another replica's summaries.
+func (l *Loop) Heard(replica string, s []core.Summary) {
+	if replica == l.cfg.Replica {
+		return
+	}
+	l.Do(func(now time.Time, e *core.Engine) { e.Heard(now, replica, s) })
+}
+
+func sameReplica(a, b core.Replica) bool {
+	return a.ID == b.ID && a.Address == b.Address && slices.Equal(a.Shards, b.Shards)
+}
+
+func compare(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,117 @@
+package dispatch
+
+import (
+	"time"
+
+	"github.com/spillway/spillway/services/scheduler/internal/core"
+)
+
+const (
+	// maxFrame is how many bytes of jobs go into one frame, but always one job: a worker reads up to 4 MiB.
+	maxFrame = 1 << 20
+	// maxOutbox is how many bytes of jobs may wait for a worker that is slow to read. Its slots bound them too, but 10,000
+	// slots of the largest jobs would be 9 GB.
+	maxOutbox = 16 << 20
+	// maxStall is how long a frame may wait for a worker: half of a lease.
+	maxStall = 10 * time.Second
+	// maxTokens is how many tokens of a kind go into one frame: 20 bytes each at most.
+	maxTokens = 10_000
+)
+
+// outbox is what waits to be written to one worker: frames in order, of which only the last still grows. Its owner is the session's
+// mutex.
+type outbox struct {
+	frames []*core.ToWorker
+	bytes  int       // Σ size of the leases in frames
+	since  time.Time // when the oldest frame began to wait; zero: none waits
+}
+
+// last is the frame that still grows.
+func (o *outbox) last(now time.Time) *core.ToWorker {
+	if len(o.frames) == 0 {
+		o.frames, o.since = append(o.frames, &core.ToWorker{}), now
+	}
+	return o.frames[len(o.frames)-1]
+}
+
+// bid replaces the standing bid. A worker applies a frame's bid before its passes, and a pass clears the bid: so a bid that was decided
+// after a pass begins a frame.
+func (o *outbox) bid(now time.Time, b core.Bid) {
+	f := o.last(now)
+	if f.Pass > 0 {
+		f = &core.ToWorker{}
+		o.frames = append(o.frames, f)
+	}
+	f.Bid = &b
+}
+
+// act adds a decision of the engine.
+func (o *outbox) act(now time.Time, a core.Action) {
+	switch a.Kind {
+	case core.Demand:
+		o.bid(now, a.Bid)
+	case core.Pass:
+		o.last(now).Pass += a.N
+	case core.Grant:
+		o.bid(now, a.Bid)
+		f := o.last(now)
+		f.Leases = append(f.Leases, core.Granted{Lease: a.Lease, At: now})
+		o.bytes += a.Lease.Job.Size
+	}
+}
+
+// over reports whether the worker is too slow to be kept.
+func (o *outbox) over(now time.Time) bool {
+	return o.bytes > maxOutbox || !o.since.IsZero() && now.Sub(o.since) > maxStall
+}
+
+// take returns the next frame to write, nil if there is none.
+func (o *outbox) take(now time.Time) *core.ToWorker {
+	if len(o.frames) == 0 {
+		return nil
+	}
+	f := o.frames[0]
+	if rest := split(f); rest != nil {
+		o.frames[0] = rest
+	} else {
+		o.frames[0] = nil
+		o.frames = o.frames[1:]
+	}
+	for _, l := range f.Leases {
+		o.bytes -= l.Job.Size
+	}
+	o.since = time.Time{}
+	if len(o.frames) > 0 {
+		o.since = now
+	} else {
+		o.frames = nil
+	}
+	return f
+}
+
+// split cuts what does not fit one frame off f; nil: all of it fits. What comes first in a frame stays in front.
+func split(f *core.ToWorker) *core.ToWorker {
+	var rest core.ToWorker
+	cut := false
+	size := 0
+	for i, l := range f.Leases {
+		if size += l.Job.Size; i > 0 && size > maxFrame {
+			rest.Leases, f.Leases, cut = f.Leases[i:], f.Leases[:i:i], true
+			break
+		}
+	}
+	for _, part := range []struct{ from, to *[]core.Token }{
+		{&f.Renewed, &rest.Renewed}, {&f.Lost, &rest.Lost}, {&f.Settled, &rest.Settled}, {&f.Refused, &rest.Refused},
+	} {
+		if len(*part.from) > maxTokens {
+			*part.to, *part.from, cut = (*part.from)[maxTokens:], (*part.from)[:maxTokens:maxTokens], true
+		}
+	}
+	if !cut {
+		return nil
+	}
+	// A revocation must not overtake the lease that it revokes, nor a farewell anything.
+	rest.Revokes, f.Revokes = f.Revokes, nil
+	rest.Farewell, f.Farewell = f.Farewell, nil
+	return &rest
+}

@@ -1,0 +1,38 @@
+package dispatch
+
+import (
+	"time"
+
+	"github.com/spillway/spillway/services/scheduler/internal/core"
+)
+
+// Settler makes durable what became of a job. Settle must not block: it is called for one settlement after the other
+// by whoever received the result, without the engine's lock. When the event is durable the settler calls
+// core.Engine.Settled by Loop.Do, and Loop.Settled if a worker reported it.
+type Settler interface {
+	Settle(core.Settlement)
+}
+
+// Mover copies jobs to their lanes and calls core.Engine.Moved by Loop.Do. Move must not block; it may keep the slice.
+type Mover interface {
+	Move([]*core.Job)
+}
+
+// Reader is told how much of which lane may be offered. Read must not block; it may keep the slice.
+type Reader interface {
+	Read([]core.LaneRead)
+}
+
+// Gate says whether jobs may be granted: the control log was confirmed within 500 ms, the group's heartbeat within 3 s,
+// and the replica is not suspended. Open is called with the engine locked: it must be quick and must not call the Loop.
+type Gate interface {
+	Open(now time.Time) bool
+}
+
+// Beat tells the other replicas and everybody who follows status. No call may block.
+type Beat interface {
+	// Summarise writes a summary beat at once.
+	Summarise([]core.Summary)
+	// Poke writes a status beat at once: marks have changed, or Loop.Acknowledged has.
+	Poke()
+}

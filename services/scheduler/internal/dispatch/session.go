@@ -1,0 +1,94 @@
+package dispatch
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/spillway/spillway/services/scheduler/internal/core"
+)
+
+// Session is the stream of one worker. Receive and Next may be called at the same time, each from one goroutine.
+type Session struct {
+	loop   *Loop
+	worker string
+	who    core.Identity
+	slots  int32
+	opened time.Time
+	end    time.Time // when it is asked to open another stream
+	told   bool      // Farewell was sent; guarded by Loop.mu
+
+	ready chan struct{} // 1-deep: the outbox has something, or the session has ended
+	done  chan struct{} // closed when the session has ended
+
+	mu  sync.Mutex // taken after Loop.mu, never before it
+	out outbox
+	err error // why the session has ended
+}
+
+// Worker is the id of the session's worker.
+func (s *Session) Worker() string { return s.worker }
+
+// Done is closed when the session has ended; Err says why.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Err is why the session has ended, nil while it has not.
+func (s *Session) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Next waits for the next frame to write. It fails when the session has ended or ctx has.
+func (s *Session) Next(ctx context.Context) (*core.ToWorker, error) {
+	for {
+		s.mu.Lock()
+		f, err := s.out.take(time.Now()), s.err
+		s.mu.Unlock()
+		switch {
+		case err != nil:
+			return nil, err
+		case f != nil:
+			return f, nil
+		}
+		select {
+		case <-s.ready:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// put changes the outbox and wakes the writer.
+func (s *Session) put(now time.Time, change func(*outbox)) {
+	s.mu.Lock()
+	change(&s.out)
+	slow := s.out.over(now)
+	s.mu.Unlock()
+	if slow {
+		s.fail(core.ErrSlow)
+		return
+	}
+	wake(s.ready)
+}
+
+// fail ends the session; only the first reason counts. Its worker's leases live on until their TTL.
+func (s *Session) fail(err error) {
+	s.mu.Lock()
+	first := s.err == nil
+	if first {
+		s.err, s.out = err, outbox{}
+	}
+	s.mu.Unlock()
+	if first {
+		close(s.done)
+		wake(s.ready)
+	}
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,214 @@
+package dispatch
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/spillway/spillway/services/scheduler/internal/core"
+)
+
+// bindingLasts is how long a worker's id stays its caller's after its stream has ended: as long as a lease of it can be alive anywhere
+// (TTL + 9 s, the quarantine).
+const bindingLasts = 9 * time.Second
+
+// Open begins the session of a worker, in place of an older one of the same worker. What the worker says it holds is compared with what
+// the engine thinks: leases that it does not name go back, those of a former owner are inherited, others are lost.
+func (l *Loop) Open(who core.Identity, hello core.Hello) (*Session, error) {
+	now := time.Now()
+	s := &Session{
+		loop: l, worker: hello.Worker.ID, who: who, slots: hello.Worker.Concurrency, opened: now, ready: make(chan struct{}, 1), done: make(chan struct{}),
+		end: now.Add(l.cfg.MaxAge - rand.N(l.cfg.MaxAge/10+1)), // not all at once after a restart
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	old := l.sessions[s.worker]
+	slots := l.slots[who.Subject] + s.slots
+	if old != nil {
+		slots -= old.slots
+	}
+	bound, known := l.bindings[s.worker]
+	switch {
+	case l.leaving != nil:
+		return nil, core.ErrStopping
+	case known && bound.who != who:
+		return nil, core.ErrNotAllowed
+	case slots > l.cfg.SlotsPerCaller:
+		return nil, core.ErrTooManySlots
+	}
+	if old != nil {
+		l.leave(now, old)
+		old.fail(core.ErrReplaced)
+	}
+	l.sessions[s.worker], l.bindings[s.worker], l.slots[who.Subject] = s, binding{who: who}, slots
+	l.engine.Join(now, hello.Worker)
+
+	var named []core.Token
+	for _, h := range hello.Held {
+		if _, owned := l.shards[h.Token.Shard]; owned {
+			named = append(named, h.Token)
+		}
+	}
+	unknown := map[core.Token]bool{}
+	for _, t := range l.engine.Reconcile(now, s.worker, named) {
+		unknown[t] = true
+	}
+	lost := l.inherit(now, s.worker, hello.Held, unknown)
+	s.put(now, func(o *outbox) {
+		f := o.last(now)
+		f.Welcome = &core.Welcome{Replica: l.cfg.Replica, TTL: l.cfg.TTL, RenewEvery: l.cfg.RenewEvery}
+		f.Owned, f.Topology, f.Lost = l.owned(), l.topology, lost
+	})
+	wake(l.wake)
+	return s, nil
+}
+
+// inherit makes leases of a former owner the engine's. What is neither owned here nor unknown is left alone.
+func (l *Loop) inherit(now time.Time, worker string, held []core.HeldLease, unknown map[core.Token]bool) (lost []core.Token) {
+	for _, h := range held {
+		if !unknown[h.Token] {
+			continue
+		}
+		if !l.engine.Inherit(now, worker, h.JobID, h.Token, h.StartedAt) {
+			lost = append(lost, h.Token)
+		}
+	}
+	return lost
+}
+
+// Close ends the session. The worker's leases run on until they expire or it comes back.
+func (s *Session) Close() {
+	l := s.loop
+	l.mu.Lock()
+	if l.sessions[s.worker] == s {
+		l.leave(time.Now(), s)
+	}
+	l.mu.Unlock()
+	s.fail(core.ErrClosed)
+	wake(l.wake)
+}
+
+// leave takes a session's slots out of the engine. It is called with the engine locked.
+func (l *Loop) leave(now time.Time, s *Session) {
+	delete(l.sessions, s.worker)
+	l.engine.Leave(now, s.worker)
+	l.bindings[s.worker] = binding{who: s.who, until: now.Add(l.cfg.TTL + bindingLasts)}
+	if l.slots[s.who.Subject] -= s.slots; l.slots[s.who.Subject] <= 0 {
+		delete(l.slots, s.who.Subject)
+	}
+}
+
+// Receive applies a frame of the worker. It fails when the session has ended.
+func (s *Session) Receive(f core.FromWorker) error {
+	l := s.loop
+	var settlements []core.Settlement
+	var refused, renewed, lost []core.Token
+
+	l.mu.Lock()
+	if l.sessions[s.worker] != s {
+		l.mu.Unlock()
+		return s.Err()
+	}
+	now, e := time.Now(), l.engine
+	for _, t := range f.Latest {
+		e.Latest(now, s.worker, t.Priority, t.Tag)
+	}
+	if f.Hello != nil {
+		lost = l.claim(now, s.worker, f.Hello.Held)
+	}
+	for _, r := range f.Results {
+		if !l.owns(r.Token) {
+			continue // the worker keeps it for the shard's next owner
+		}
+		switch st := e.Done(now, s.worker, r); st.Kind {
+		case core.Refused:
+			refused = append(refused, r.Token)
+		case core.Repeated:
+		default:
+			settlements = append(settlements, st)
+		}
+	}
+	for _, r := range f.Returns {
+		for _, t := range r.Tokens {
+			e.Return(now, s.worker, t, r.Reason, min(r.Free, s.slots), r.Seen)
+		}
+	}
+	if f.Credit != nil {
+		e.Credit(now, s.worker, min(f.Credit.Free, s.slots), f.Credit.Seen)
+	}
+	if f.Tickets > 0 {
+		e.Ticket(now, s.worker, min(f.Tickets, s.slots))
+	}
+	if len(f.Started) > 0 {
+		e.Started(now, s.worker, f.Started)
+	}
+	if len(f.Renew) > 0 {
+		ok, gone := e.Renew(now, s.worker, l.mine(f.Renew))
+		renewed, lost = append(renewed, ok...), append(lost, gone...)
+	}
+	if f.Draining {
+		e.Drain(now, s.worker)
+	}
+	acknowledged := len(l.holds) > 0 && l.decideHolds(now)
+	l.mu.Unlock()
+
+	for _, st := range settlements {
+		l.ports.Settler.Settle(st)
+	}
+	if len(refused)+len(renewed)+len(lost) > 0 {
+		s.put(now, func(o *outbox) {
+			out := o.last(now)
+			out.Refused, out.Renewed, out.Lost = append(out.Refused, refused...), append(out.Renewed, renewed...), append(out.Lost, lost...)
+		})
+	}
+	if len(refused) > 0 {
+		l.log.Warn("results of stale leases refused", "worker_id", s.worker, "count", len(refused), "reason", core.ReasonStaleLease)
+	}
+	if acknowledged {
+		l.ports.Beat.Poke()
+	}
+	wake(l.wake)
+	return nil
+}
+
+// claim answers a worker's answer to Owned: leases that the engine does not know are inherited, or lost. Unlike at the beginning of a
+// session, what is not named is not given back: it may have been granted while the answer was on its way.
+func (l *Loop) claim(now time.Time, worker string, held []core.HeldLease) (lost []core.Token) {
+	tokens := make([]core.Token, 0, len(held))
+	for _, h := range held {
+		if l.owns(h.Token) {
+			tokens = append(tokens, h.Token)
+		}
+	}
+	if len(tokens) == 0 {
+		return nil
+	}
+	unknown := map[core.Token]bool{}
+	_, gone := l.engine.Renew(now, worker, tokens)
+	for _, t := range gone {
+		unknown[t] = true
+	}
+	return l.inherit(now, worker, held, unknown)
+}
+
+func (l *Loop) owns(t core.Token) bool {
+	_, owned := l.shards[t.Shard]
+	return owned
+}
+
+// mine is the tokens of owned shards.
+func (l *Loop) mine(tokens []core.Token) []core.Token {
+	all := true
+	for _, t := range tokens {
+		all = all && l.owns(t)
+	}
+	if all {
+		return tokens
+	}
+	var mine []core.Token
+	for _, t := range tokens {
+		if l.owns(t) {
+			mine = append(mine, t)
+		}
+	}
+	return mine
+}
