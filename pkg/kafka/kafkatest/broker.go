@@ -3,6 +3,7 @@ package kafkatest
 import (
 	"context"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -122,7 +123,7 @@ func (b *Broker) Fault(request Request, topic string, code int16, count int) (re
 	return h.Remove
 }
 
-// Request is a kind of request that Fault, Count and DropAnswers can name.
+// Request is a kind of request that Fault, Count and Hold can name.
 type Request int16
 
 // The kinds that tests ask for.
@@ -159,4 +160,15 @@ func (b *Broker) Move(t testing.TB, topic string, partition, node int) {
 // Leader returns the node that leads a partition.
 func (b *Broker) Leader(topic string, partition int) int {
 	return int(b.cluster.LeaderFor(topic, int32(partition)))
+}
+
+// Hold keeps the answers to requests of that kind back, and the requests
+// undone, until release is called.
+func (b *Broker) Hold(request Request) (release func()) {
+	open := make(chan struct{})
+	b.cluster.ControlKey(int16(request), func(kmsg.Request) (kmsg.Response, error, bool) {
+		b.cluster.SleepControl(func() { <-open })
+		return nil, nil, false
+	})
+	return sync.OnceFunc(func() { close(open) })
 }
