@@ -63,7 +63,10 @@ func Retriable(err error) bool {
 			kafkago.GroupLoadInProgress, kafkago.GroupCoordinatorNotAvailable, kafkago.NotCoordinatorForGroup,
 			kafkago.NotEnoughReplicas, kafkago.NotEnoughReplicasAfterAppend, kafkago.RebalanceInProgress,
 			kafkago.NotController, kafkago.KafkaStorageError, kafkago.FencedLeaderEpoch, kafkago.UnknownLeaderEpoch,
-			kafkago.OffsetNotAvailable, kafkago.UnstableOffsetCommit:
+			kafkago.OffsetNotAvailable, kafkago.UnstableOffsetCommit,
+			// -1, too, when it is not the broker's but the transport's: it stands
+			// for each part of a ListOffsets whose connection broke.
+			kafkago.Unknown:
 			return true
 		}
 		return false

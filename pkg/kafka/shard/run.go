@@ -255,7 +255,7 @@ func (m *membership) haunt(ctx context.Context, id string) {
 			attempt, stop := context.WithTimeout(ctx, callTimeout)
 			err := m.config.Client.LeaveGroup(attempt, m.config.Topics.Group(), id)
 			stop()
-			if err == nil || kafka.Fenced(err) || errors.Is(err, kafkago.GroupIdNotFound) {
+			if err == nil {
 				return
 			}
 			refresh, stop := context.WithTimeout(ctx, callTimeout)
