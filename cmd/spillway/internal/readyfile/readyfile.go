@@ -138,3 +138,12 @@ func Write(path string, f File) error {
 	}
 	return nil
 }
+
+// DefaultDir is the data directory of a dev that was told none.
+func DefaultDir() (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("default data directory: %w; name one with --data-dir", err)
+	}
+	return filepath.Join(cache, "spillway", "dev"), nil
+}

@@ -1,0 +1,86 @@
+package dev
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/spillway/spillway/cmd/spillway/internal/exit"
+	"github.com/spillway/spillway/cmd/spillway/internal/process"
+	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
+)
+
+// maxReplicas bounds --schedulers and --enqueues: more than shards of the
+// embedded broker have nothing to do.
+const maxReplicas = 8
+
+// Command is `spillway dev`.
+func Command() *cobra.Command {
+	var opts Options
+	cmd := &cobra.Command{
+		Use:   "dev",
+		Short: "run everything on this machine: broker and services, each a process of its own",
+		Long: `dev starts the embedded broker, installs the topics in it and starts the
+services, each as a process of its own on loopback addresses. It starts again
+what ends, and stops everything when it is stopped.
+
+The embedded broker survives kill -9 and is for one machine; it is not for
+production.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case opts.PortBase != 0 && (opts.PortBase < 1024 || opts.PortBase > 65535-automationPort-spacing):
+				return exit.Errorf(exit.Usage, "--port-base: want 0 or a port from 1024 to %d", 65535-automationPort-spacing)
+			case opts.Schedulers < 1 || opts.Schedulers > maxReplicas, opts.Enqueues < 1 || opts.Enqueues > maxReplicas:
+				return exit.Errorf(exit.Usage, "--schedulers, --enqueues: want 1 to %d", maxReplicas)
+			}
+			return main(cmd, opts)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&opts.DataDir, "data-dir", "", "where logs, keys and dev.json are (default <user cache dir>/spillway/dev)")
+	f.IntVar(&opts.PortBase, "port-base", 7400, "first port: enqueue +0, scheduler +10, automation +30, each one's admin port +1; 0: free ports")
+	f.StringVar(&opts.ReadyFile, "ready-file", "", "also write dev.json here when everything is ready")
+	f.IntVar(&opts.Schedulers, "schedulers", 1, "scheduler replicas")
+	f.IntVar(&opts.Enqueues, "enqueues", 1, "enqueue replicas")
+	return cmd
+}
+
+func main(cmd *cobra.Command, opts Options) (err error) {
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if opts.DataDir == "" {
+		if opts.DataDir, err = readyfile.DefaultDir(); err != nil {
+			return err
+		}
+	}
+	if opts.DataDir, err = filepath.Abs(opts.DataDir); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	if err := os.MkdirAll(opts.DataDir, 0o700); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	out := process.NewOutput(os.Stderr, process.Terminal(os.Stderr))
+	log := slog.New(slog.NewTextHandler(out, nil))
+	began := time.Now()
+	d, err := Start(ctx, opts, out, log)
+	if err != nil {
+		if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+			return nil // stopped while it started
+		}
+		return err
+	}
+	fmt.Fprintf(out, "spillway dev is ready after %.1f s; Ctrl-C stops it\n%s", time.Since(began).Seconds(), d.Summary())
+	<-ctx.Done()
+	stop() // a second signal ends the process at once; the children follow it
+	fmt.Fprintln(out, "stopping")
+	d.Stop()
+	return nil
+}

@@ -1,0 +1,334 @@
+package dev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spillway/spillway/cmd/spillway/internal/exit"
+	"github.com/spillway/spillway/cmd/spillway/internal/install"
+	"github.com/spillway/spillway/cmd/spillway/internal/process"
+	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
+	"github.com/spillway/spillway/pkg/kafka"
+)
+
+const (
+	// startTimeout is how long a start may take: ten times what a full store
+	// needs to be read.
+	startTimeout = 60 * time.Second
+	// socketPath is the longest path of a Unix socket that every system takes.
+	socketPath = 100
+	// serviceGrace outlasts a service's own stop budgets, brokerGrace the
+	// broker's clean close.
+	serviceGrace = 15 * time.Second
+	brokerGrace  = 15 * time.Second
+	// startFailures is how often a child may end before everything is ready:
+	// one that was just in the way of a port gets another chance.
+	startFailures = 3
+	// fewCores is up to how many cores each process gets one of them: more
+	// would only make their goroutines wake each other up across cores.
+	fewCores = 2
+)
+
+// Dev is a running broker with its services. Its goroutines end with Stop.
+type Dev struct {
+	opts Options
+	out  *process.Output
+	log  *slog.Logger
+	lock *readyfile.Lock
+	keys keys
+
+	socketDir string  // to be removed; "" if the socket lies in the data directory
+	children  []child // in the order of their start
+	running   sync.WaitGroup
+	renewal   context.CancelFunc
+	abort     context.CancelCauseFunc // of the start
+
+	mu    sync.Mutex
+	file  readyfile.File
+	ready bool
+}
+
+// child is a process with the means to stop it.
+type child struct {
+	*process.Process
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+// Start starts everything and returns once all of it is ready, or stops what
+// it had started. ctx bounds only the start.
+func Start(ctx context.Context, opts Options, out *process.Output, log *slog.Logger) (*Dev, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	ctx, abort := context.WithCancelCause(ctx)
+	defer abort(nil)
+	lock, err := readyfile.Acquire(opts.DataDir)
+	if err != nil {
+		if _, running := errors.AsType[*readyfile.RunningError](err); running {
+			return nil, exit.With(exit.Precondition, err)
+		}
+		return nil, err
+	}
+	d := &Dev{opts: opts, out: out, log: log, lock: lock, abort: abort}
+	if err := d.start(ctx); err != nil {
+		d.Stop()
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+			err = errors.Join(cause, err)
+		}
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *Dev) start(ctx context.Context) error {
+	var ports reservation
+	defer ports.release()
+	services, err := d.opts.services(ports.take)
+	if err != nil {
+		return err
+	}
+	if d.keys, err = openKeys(d.opts.DataDir); err != nil {
+		return err
+	}
+	socket, err := d.socket()
+	if err != nil {
+		return err
+	}
+	topics := kafka.Topics{Prefix: kafka.DefaultPrefix}
+	d.file = readyfile.File{
+		DataDir: d.opts.DataDir, Parent: os.Getpid(), Prefix: topics.Prefix, MACKeyFile: d.keys.macPath, TokenKeys: d.keys.signer.JWKS(),
+		Broker: readyfile.Broker{Kind: "embedded", Address: "unix:" + socket},
+	}
+
+	d.launch(process.Spec{
+		Name: "broker", Args: []string{"serve", "broker", "--until-stdin-closes", "--data-dir", d.opts.DataDir, "--socket", socket},
+		Ceiling: brokerCeiling, MaxProcs: maxProcs(), Grace: brokerGrace,
+	})
+	client, err := kafka.New(kafka.Config{Addresses: []string{d.file.Broker.Address}, ClientID: "dev"})
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if err := client.Ready(ctx); err != nil {
+		return fmt.Errorf("the broker does not serve: %w", err)
+	}
+	layout := kafka.Layout{Topics: topics, Shards: install.EmbeddedShards, Lanes: install.EmbeddedLanes, Durability: kafka.Single}
+	cluster, err := install.Run(ctx, client, layout, d.keys.mac, d.log)
+	if err != nil {
+		return fmt.Errorf("install: %w", err)
+	}
+	if d.file.Tokens, err = d.keys.tokens(cluster, time.Now()); err != nil {
+		return err
+	}
+
+	d.describe(services)
+	ports.release()
+	for _, s := range services {
+		d.launch(d.spec(s))
+	}
+	for _, s := range services {
+		if err := awaitReady(ctx, s); err != nil {
+			return err
+		}
+	}
+	d.mu.Lock()
+	d.ready = true
+	d.mu.Unlock()
+	d.renewTokens(cluster)
+	return d.write()
+}
+
+// socket is where the broker listens: in the data directory unless the path is
+// too long for a socket.
+func (d *Dev) socket() (string, error) {
+	path := filepath.Join(d.opts.DataDir, "broker.sock")
+	if len(path) <= socketPath {
+		return path, nil
+	}
+	dir, err := os.MkdirTemp("", "spillway-") // mode 0700
+	if err != nil {
+		return "", fmt.Errorf("directory of the broker's socket: %w", err)
+	}
+	d.socketDir = dir
+	return filepath.Join(dir, "broker.sock"), nil
+}
+
+func maxProcs() int {
+	if runtime.NumCPU() <= fewCores {
+		return 1
+	}
+	return 0
+}
+
+// spec is how a service is started.
+func (d *Dev) spec(s service) process.Spec {
+	env := []string{
+		"SPILLWAY_KAFKA=" + d.file.Broker.Address,
+		"SPILLWAY_PREFIX=" + d.file.Prefix,
+		"SPILLWAY_LISTEN=" + s.grpc,
+		"SPILLWAY_ADMIN_LISTEN=" + s.admin,
+		"SPILLWAY_REPLICA=" + s.name,
+		"SPILLWAY_TOKEN_KEYS=" + d.keys.signer.JWKS(),
+		"SPILLWAY_MAC_KEY_FILE=" + d.keys.macPath,
+		"SPILLWAY_DURABILITY=" + kafka.Single,
+	}
+	return process.Spec{
+		Name: s.name, Args: []string{"serve", s.kind, "--until-stdin-closes"}, Env: env,
+		Ceiling: s.ceiling, MaxProcs: maxProcs(), Grace: serviceGrace,
+	}
+}
+
+// describe fills in the ready file's addresses.
+func (d *Dev) describe(services []service) {
+	f := &d.file
+	for _, s := range services {
+		admin := "http://" + s.admin
+		switch s.kind {
+		case "enqueue":
+			if f.Endpoints.Enqueue == "" {
+				f.Endpoints.Enqueue, f.Admin.Enqueue = s.grpc, admin
+			}
+		case "scheduler":
+			f.Endpoints.Scheduler = append(f.Endpoints.Scheduler, s.grpc)
+			f.Admin.Scheduler = append(f.Admin.Scheduler, admin)
+		case "automation":
+			f.Endpoints.Automation, f.Admin.Automation = s.grpc, admin
+		}
+		f.Replicas = append(f.Replicas, readyfile.Replica{Name: s.name, GRPC: s.grpc, Admin: admin})
+	}
+}
+
+// launch starts a child.
+func (d *Dev) launch(spec process.Spec) {
+	ctx, stop := context.WithCancel(context.Background())
+	c := child{Process: process.New(spec, d.out, d.log, d.changed), stop: stop, done: make(chan struct{})}
+	d.mu.Lock()
+	d.children = append(d.children, c)
+	d.mu.Unlock()
+	go func() {
+		defer close(c.done)
+		if err := c.Run(ctx); err != nil {
+			d.log.Error("process cannot be started", "process", spec.Name, "error", err.Error())
+		}
+	}()
+}
+
+// changed is called after a child was started and after it ended: it gives a
+// start up that leads nowhere, and afterwards keeps the ready file true.
+func (d *Dev) changed() {
+	d.mu.Lock()
+	ready, children := d.ready, d.children
+	d.mu.Unlock()
+	if !ready {
+		for _, c := range children {
+			if n, err := c.Restarts(); n >= startFailures-1 && err != nil {
+				d.abort(fmt.Errorf("%s ended %d times, last: %w", c.Name(), n+1, err))
+			}
+		}
+		return
+	}
+	if err := d.write(); err != nil {
+		d.log.Error("ready file", "error", err.Error())
+	}
+}
+
+// File is what the ready file says now.
+func (d *Dev) File() readyfile.File {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.file
+	f.Processes = nil
+	for _, c := range d.children {
+		n, _ := c.Restarts()
+		f.Processes = append(f.Processes, readyfile.Process{Name: c.Name(), PID: c.PID(), Restarts: n})
+	}
+	return f
+}
+
+func (d *Dev) write() error {
+	f := d.File()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.ready {
+		return nil // stopped meanwhile
+	}
+	err := readyfile.Write(filepath.Join(d.opts.DataDir, readyfile.Name), f)
+	if d.opts.ReadyFile != "" {
+		err = errors.Join(err, readyfile.Write(d.opts.ReadyFile, f))
+	}
+	return err
+}
+
+// renewTokens signs again before tokens expire, until Stop.
+func (d *Dev) renewTokens(cluster string) {
+	ctx, cancel := context.WithCancel(context.Background())
+	d.renewal = cancel
+	d.running.Go(func() {
+		tick := time.NewTicker(tokenRenewal)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case now := <-tick.C:
+				tokens, err := d.keys.tokens(cluster, now)
+				if err != nil {
+					d.log.Error("tokens", "error", err.Error())
+					continue
+				}
+				d.mu.Lock()
+				d.file.Tokens = tokens
+				d.mu.Unlock()
+				d.changed()
+			}
+		}
+	})
+}
+
+// Stop stops everything in order, the broker last, and gives the data directory
+// back. It returns when all processes have gone.
+func (d *Dev) Stop() {
+	d.mu.Lock()
+	d.ready = false
+	children := d.children
+	d.mu.Unlock()
+	if d.renewal != nil {
+		d.renewal()
+	}
+	d.running.Wait()
+	files := []string{filepath.Join(d.opts.DataDir, readyfile.Name)}
+	if d.opts.ReadyFile != "" {
+		files = append(files, d.opts.ReadyFile)
+	}
+	for _, f := range files {
+		os.Remove(f) // may never have been written
+	}
+	for _, c := range slices.Backward(children) {
+		c.stop()
+		<-c.done
+	}
+	if d.socketDir != "" {
+		os.RemoveAll(d.socketDir)
+	}
+	if err := d.lock.Release(); err != nil {
+		d.log.Error("lock of the data directory", "error", err.Error())
+	}
+}
+
+// Summary says in a few lines where everything is.
+func (d *Dev) Summary() string {
+	f := d.File()
+	var b strings.Builder
+	fmt.Fprintf(&b, "  enqueue     %s\n  scheduler   %s\n  automation  %s\n", f.Endpoints.Enqueue, strings.Join(f.Endpoints.Scheduler, " "), f.Endpoints.Automation)
+	fmt.Fprintf(&b, "  data        %s (tokens in %s)\n", f.DataDir, readyfile.Name)
+	return b.String()
+}

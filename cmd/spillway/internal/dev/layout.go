@@ -1,0 +1,114 @@
+package dev
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+
+	"github.com/spillway/spillway/cmd/spillway/internal/exit"
+)
+
+// Options are what a dev is asked for.
+type Options struct {
+	// DataDir holds the broker's logs, keys and the ready file. It must exist.
+	DataDir string
+	// PortBase is the first port; 0: free ports.
+	PortBase int
+	// Schedulers and Enqueues are how many replicas to start, at least 1.
+	Schedulers, Enqueues int
+	// ReadyFile is written when everything is ready; "" for none but the one
+	// in DataDir.
+	ReadyFile string
+}
+
+// The memory ceilings of the contract, in bytes.
+const (
+	enqueueCeiling    = 150 << 20
+	schedulerCeiling  = 300 << 20
+	automationCeiling = 100 << 20
+	brokerCeiling     = 1536 << 20
+)
+
+// Ports of the contract, relative to the port base.
+const (
+	enqueuePort    = 0
+	schedulerPort  = 10
+	automationPort = 30
+	// spacing is the room between two services.
+	spacing = 10
+)
+
+// service is one replica of a service, with its addresses.
+type service struct {
+	kind, name  string
+	grpc, admin string
+	ceiling     int64
+}
+
+// services lays out the replicas in the order of their start. reserve takes a
+// port, or any free one for 0.
+func (o Options) services(reserve func(port int) (int, error)) ([]service, error) {
+	var list []service
+	for _, s := range []struct {
+		kind    string
+		offset  int
+		count   int
+		ceiling int64
+	}{
+		{"automation", automationPort, 1, automationCeiling},
+		{"scheduler", schedulerPort, o.Schedulers, schedulerCeiling},
+		{"enqueue", enqueuePort, o.Enqueues, enqueueCeiling},
+	} {
+		for i := range s.count {
+			name := s.kind
+			if s.count > 1 || s.kind == "scheduler" {
+				name += "-" + strconv.Itoa(i)
+			}
+			port := o.port(s.offset, i)
+			grpc, err := reserve(port)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+			if port != 0 {
+				port++
+			}
+			admin, err := reserve(port)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+			list = append(list, service{kind: s.kind, name: name, grpc: loopback(grpc), admin: loopback(admin), ceiling: s.ceiling})
+		}
+	}
+	return list, nil
+}
+
+// port is the first of replica i's two ports: the service's + 2i while both fit
+// below the next service, else 0.
+func (o Options) port(offset, i int) int {
+	if o.PortBase == 0 || 2*i+1 >= spacing {
+		return 0
+	}
+	return o.PortBase + offset + 2*i
+}
+
+func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+// reservation holds ports until their services are about to start: so no two
+// get the same, and one that is taken shows before anything was started.
+type reservation struct{ listeners []net.Listener }
+
+func (r *reservation) take(port int) (int, error) {
+	l, err := net.Listen("tcp", loopback(port))
+	if err != nil {
+		return 0, exit.With(exit.Precondition, fmt.Errorf("port %d: %w; choose others with --port-base, 0 for free ones", port, err))
+	}
+	r.listeners = append(r.listeners, l)
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+func (r *reservation) release() {
+	for _, l := range r.listeners {
+		l.Close()
+	}
+	r.listeners = nil
+}
