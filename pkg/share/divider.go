@@ -105,6 +105,12 @@ func (d *Divider) Grant(now time.Time, id string, g Grant) bool {
 	case g.Ticket && r != nil && len(r.tickets) > 0:
 		d.spend(r, 1)
 	case free > 0:
+	case r != nil && r.unsent > 0:
+		// The replica's bid came with this grant and has just been given the slot: as if the grant had come first.
+		r.tickets = r.tickets[:len(r.tickets)-1]
+		r.unsent--
+		r.bid.N++
+		d.held--
 	case r != nil && len(r.tickets) > 0:
 		d.spend(r, 1) // an open grant that crossed the replica's own ticket
 	default:

@@ -87,6 +87,24 @@ func TestPassClearsBidAndOffersAgain(t *testing.T) {
 	}
 }
 
+// TestBidOfTheSameFrameIsNotUsedUp: a frame's bid is applied before its grants, which are older than the bid.
+func TestBidOfTheSameFrameIsNotUsedUp(t *testing.T) {
+	d := New(1)
+	d.Open(start, "a")
+	d.Take("a", nil)
+	d.Bid(start, "a", Bid{N: 1, Rank: 3, Priority: 2})
+	if !d.Grant(start, "a", Grant{Priority: 2}) {
+		t.Fatal("refused")
+	}
+	if f := d.Take("a", nil); f.Tickets != 0 {
+		t.Fatalf("%d tickets without a slot", f.Tickets)
+	}
+	d.Freed(start, 1)
+	if f := d.Take("a", nil); f.Tickets != 1 {
+		t.Fatal("the bid was lost")
+	}
+}
+
 func TestBidIsClampedToLatestGrant(t *testing.T) {
 	d := New(1)
 	d.Open(start, "a")
