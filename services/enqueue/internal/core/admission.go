@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -88,7 +89,7 @@ func (a *Admission) Admit(now time.Time, caller Caller, job *Job, view View) (Pl
 	if !job.KeyTime.IsZero() {
 		keys, window = a.sdkKeys, KeyLife
 	}
-	if job.Keyed && keys.conflicts(job.ID, job.Digest, tick) {
+	if job.Key != "" && keys.conflicts(job.ID, job.Digest, tick) {
 		return Placement{}, &Refusal{Reason: IdempotencyConflict, Message: "the idempotency key was used with another payload"}
 	}
 	place.Own = job.Priority
@@ -131,7 +132,7 @@ func (a *Admission) Admit(now time.Time, caller Caller, job *Job, view View) (Pl
 			place.Verdict = Spilled
 		}
 	}
-	if job.Keyed {
+	if job.Key != "" {
 		keys.remember(job.ID, job.Digest, tick, window)
 	}
 	acc.held += job.Bytes
@@ -173,11 +174,12 @@ func (a *Admission) bind(caller Caller, job *Job, view View) (*Source, *Refusal)
 	return src, nil
 }
 
-// matches says whether a pattern of a credential covers the name: the name itself, or a prefix of it before a final '*'.
+// matches says whether a pattern of a credential covers the name; * stands for any run of characters. The patterns were checked with the
+// credential, so Match cannot fail.
 func matches(patterns []string, name string) bool {
-	return slices.ContainsFunc(patterns, func(p string) bool {
-		prefix, open := strings.CutSuffix(p, "*")
-		return p == name || open && strings.HasPrefix(name, prefix)
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
+		ok, _ := path.Match(pattern, name)
+		return ok
 	})
 }
 

@@ -69,9 +69,9 @@ func TestAdmit(t *testing.T) {
 		{name: "expiry of the source", source: source(func(s *Source) { s.Expiry = time.Hour }), want: Placement{Verdict: Accepted, Lane: NoLane, Topic: Default, Own: Default, ExpiresAt: start.Add(time.Hour)}},
 		{name: "expires before it may start", job: func(j *Job) { j.NotBefore = start.Add(5 * time.Second); j.ExpiresIn = 5 * time.Second }, reason: Invalid, field: "job.expires_in"},
 		{name: "too deep", source: source(func(s *Source) { s.MaxDepth = 3 }), job: func(j *Job) { j.Depth = 4 }, reason: Invalid, field: "job.depth"},
-		{name: "key of an SDK", job: func(j *Job) { j.Keyed = true; j.KeyTime = start.Add(-KeyLife) }, want: Placement{Verdict: Accepted, Lane: NoLane, Topic: Default, Own: Default}},
-		{name: "old key of an SDK", job: func(j *Job) { j.Keyed = true; j.KeyTime = start.Add(-KeyLife - 1) }, reason: KeyExpired},
-		{name: "key from the future", job: func(j *Job) { j.Keyed = true; j.KeyTime = start.Add(KeySkew + 1) }, reason: Invalid, field: "job.idempotency_key"},
+		{name: "key of an SDK", job: func(j *Job) { j.Key = "k"; j.KeyTime = start.Add(-KeyLife) }, want: Placement{Verdict: Accepted, Lane: NoLane, Topic: Default, Own: Default}},
+		{name: "old key of an SDK", job: func(j *Job) { j.Key = "k"; j.KeyTime = start.Add(-KeyLife - 1) }, reason: KeyExpired},
+		{name: "key from the future", job: func(j *Job) { j.Key = "k"; j.KeyTime = start.Add(KeySkew + 1) }, reason: Invalid, field: "job.idempotency_key"},
 		{name: "large", job: func(j *Job) { j.PayloadBytes, j.Bytes = 256<<10, 257<<10 }, want: Placement{Verdict: Accepted, Lane: NoLane, Topic: Default, Own: Default}},
 		{name: "too large", job: func(j *Job) { j.PayloadBytes = 256<<10 + 1 }, reason: PayloadTooLarge, field: "job.payload"},
 		{name: "too much beside the payload", job: func(j *Job) { j.Bytes = 300 << 10 }, reason: PayloadTooLarge, field: "job.payload"},
@@ -195,7 +195,7 @@ func TestIdempotencyConflict(t *testing.T) {
 	a := New(start, limits())
 	admit := func(now time.Time, id, digest byte) *Refusal {
 		j := ordinary()
-		j.ID[0], j.Digest[0], j.Keyed = id, digest, true
+		j.ID[0], j.Digest[0], j.Key = id, digest, "k"
 		_, r := a.Admit(now, Caller{Subject: "crm"}, j, w)
 		return r
 	}
@@ -322,7 +322,7 @@ func TestRefusalChangesNothing(t *testing.T) {
 			j := &Job{
 				Source: rapid.SampledFrom([]string{"a", "b", "c", "unknown"}).Draw(t, "source"), Type: rapid.SampledFrom([]string{"tag", "x"}).Draw(t, "type"),
 				Priority: Priority(rapid.IntRange(0, 5).Draw(t, "priority")), Bytes: int64(rapid.IntRange(1, 3000).Draw(t, "bytes")),
-				Keyed: rapid.Bool().Draw(t, "keyed"), ID: [16]byte{byte(rapid.IntRange(0, 5).Draw(t, "id"))}, Digest: [16]byte{byte(rapid.IntRange(0, 1).Draw(t, "digest"))},
+				Key: rapid.SampledFrom([]string{"", "k"}).Draw(t, "key"), ID: [16]byte{byte(rapid.IntRange(0, 5).Draw(t, "id"))}, Digest: [16]byte{byte(rapid.IntRange(0, 1).Draw(t, "digest"))},
 			}
 			before := fmt.Sprint(a.budget, a.keys.Len(), a.sdkKeys.Len(), dump(a))
 			place, refusal := a.Admit(now, Caller{Subject: "crm"}, j, w)
@@ -360,7 +360,7 @@ func BenchmarkAdmit(b *testing.B) {
 	w := &world{sources: map[string]*Source{"crm-autotag": source(func(s *Source) { s.AcceptRate = 1e9 })}, replicas: 1}
 	a := New(start, limits())
 	j := ordinary()
-	j.Keyed, j.KeyTime = true, start
+	j.Key, j.KeyTime = "k", start
 	for b.Loop() {
 		j.ID = [16]byte{byte(rand.Uint32()), byte(rand.Uint32()), byte(rand.Uint32())}
 		if _, r := a.Admit(start, Caller{Subject: "crm"}, j, w); r != nil {

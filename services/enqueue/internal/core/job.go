@@ -33,7 +33,8 @@ func (p Priority) String() string {
 	}
 }
 
-// Caller is who asks, as its credential says. Patterns of Sources and Types end in '*' or name one; absent ones (nil) allow all.
+// Caller is who asks, as its credential says. Sources and Types are patterns, in which * stands for any run of characters; nil allows
+// all, an empty list none.
 type Caller struct {
 	Subject        string
 	Sources, Types []string
@@ -41,8 +42,6 @@ type Caller struct {
 
 // Job is what a caller asks for.
 type Job struct {
-	// ID is the id that the job has if it is accepted: with a key, the same for every try.
-	ID [16]byte
 	// Source, Tenant and Type as the caller wrote them; Check has passed them before Admit sees them.
 	Source, Tenant, Type string
 	// Priority is None when the caller named none.
@@ -56,9 +55,11 @@ type Job struct {
 	NotBefore time.Time
 	// ExpiresIn is 0 when the caller left it to the source.
 	ExpiresIn time.Duration
-	// Keyed tells of an idempotency key; KeyTime is the time in it when it has the form that SDKs make, else zero.
-	Keyed   bool
+	// Key is the idempotency key; empty without one. KeyTime is the time in it when it has the form that SDKs make, else zero.
+	Key     string
 	KeyTime time.Time
+	// ID is the id that the job has if it is accepted: with a key, the same for every try. The publish room sets it, and KeyTime.
+	ID [16]byte
 	// Depth is how many jobs lie between this one and the first of its chain.
 	Depth int32
 	// Record writes the job's durable bytes once its place is settled. The engine of this package never looks at it.
@@ -156,4 +157,24 @@ type Placement struct {
 	Own Priority
 	// ExpiresAt and ReadyAt are zero when the job never expires and may start at once.
 	ExpiresAt, ReadyAt time.Time
+}
+
+// Home is where a record is durable.
+type Home struct {
+	// Topic is its name without the prefix.
+	Topic     string
+	Partition int32
+	Offset    int64
+}
+
+// Result is what becomes of one job.
+type Result struct {
+	// Refusal is nil for a job that is durable; then the rest is set.
+	Refusal *Refusal
+	// ID in canonical text.
+	ID string
+	// Verdict and Home say where it is; ReadyAt is zero when it may start at once.
+	Verdict Verdict
+	Home    Home
+	ReadyAt time.Time
 }
