@@ -118,6 +118,15 @@ func (r *reader) count() int {
 	return len(r.taken)
 }
 
+// finish forgets the first n records taken and returns them.
+func (r *reader) finish(n int) []kafka.Message {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	first := r.taken[:n:n]
+	r.taken = r.taken[n:]
+	return first
+}
+
 func (r *reader) add(room int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -154,6 +163,12 @@ func looping(t *testing.T, l *log, r *reader, budget int64, change func(*shard.L
 
 const plenty = 64 << 20
 
+// pass lets bubble time go by, and everybody act on it.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 func TestLoopReadsInOrder(t *testing.T) {
 	l, r := &log{next: 10, size: 100, perFetch: 3}, &reader{room: -1}
 	looping(t, l, r, plenty, func(c *shard.LoopConfig) { c.From = 2 }, func(t *testing.T, loop *shard.Loop, _ *shard.Budget) {
@@ -188,14 +203,13 @@ func TestLoopStopsAtBudgetAndHold(t *testing.T) {
 				if held := loop.Held(); held < 3<<20 || held > 4<<20+shard.FetchBytes || held != b.Used() {
 					t.Errorf("stopped at %d bytes held, %d used", held, b.Used())
 				}
-				time.Sleep(time.Minute)
+				pass(time.Minute)
 				if r.count() != full {
 					t.Errorf("read on without room: %d, then %d", full, r.count())
 				}
-				for _, m := range r.taken[:full/2] {
+				for _, m := range r.finish(full / 2) {
 					loop.Release(m.Size())
 				}
-				r.taken = r.taken[full/2:]
 				synctest.Wait()
 				if more := r.count() - (full - full/2); more < full/3 {
 					t.Errorf("after a release it read only %d more", more)
@@ -211,12 +225,12 @@ func TestLoopPause(t *testing.T) {
 		synctest.Wait() // a fetch is parked
 		loop.Pause()
 		l.set(func(l *log) { l.next = 5 })
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if r.count() != 0 || !loop.Paused() {
 			t.Errorf("%d records while paused", r.count())
 		}
 		before := l.fetches
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if l.fetches != before {
 			t.Errorf("%d fetches while paused", l.fetches-before)
 		}
@@ -242,7 +256,7 @@ func TestWhatWasNotTakenIsOfferedAgain(t *testing.T) {
 			t.Errorf("took %d after Resume", r.count())
 		}
 		r.add(100)
-		time.Sleep(60 * time.Millisecond) // without Resume: soon
+		pass(60 * time.Millisecond) // without Resume: soon
 		if r.count() != 20 {
 			t.Errorf("took %d in the end", r.count())
 		}
@@ -269,7 +283,7 @@ func TestResumeWithinDeliverIsNotLost(t *testing.T) {
 	}, func(t *testing.T, made *shard.Loop, _ *shard.Budget) {
 		loop = made
 		l.set(func(l *log) { l.fail = nil })
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		if len(offers) != 2 || offers[1].Sub(offers[0]) != 0 {
 			t.Errorf("offers at %v", offers)
 		}
@@ -292,7 +306,7 @@ func TestLoopRepairsItsOffset(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			l, r := &log{first: c.first, next: c.next, size: 1, perFetch: 100}, &reader{room: -1}
 			looping(t, l, r, plenty, func(cfg *shard.LoopConfig) { cfg.From = c.from }, func(t *testing.T, loop *shard.Loop, _ *shard.Budget) {
-				time.Sleep(10 * time.Second)
+				pass(10 * time.Second)
 				if fmt.Sprint(r.resets) != fmt.Sprint(c.resets) || r.count() != c.taken || loop.Next() != c.next {
 					t.Errorf("resets %v, %d taken, next %d", r.resets, r.count(), loop.Next())
 				}
@@ -304,12 +318,12 @@ func TestLoopRepairsItsOffset(t *testing.T) {
 func TestLoopRetries(t *testing.T) {
 	l, r := &log{next: 5, size: 1, perFetch: 100, fail: kafkago.NotLeaderForPartition}, &reader{room: -1}
 	looping(t, l, r, plenty, nil, func(t *testing.T, loop *shard.Loop, _ *shard.Budget) {
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if l.refreshes < 30 || l.refreshes > 150 {
 			t.Errorf("%d refreshes in a minute of failure", l.refreshes)
 		}
 		l.set(func(l *log) { l.fail = nil })
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if r.count() != 5 {
 			t.Errorf("took %d afterwards", r.count())
 		}
