@@ -1,0 +1,184 @@
+package intake
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/spillway/spillway/pkg/kafka"
+	"github.com/spillway/spillway/pkg/kafka/shard"
+	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
+	"github.com/spillway/spillway/services/scheduler/internal/core"
+)
+
+const (
+	// together is how many jobs are offered under one lock of the engine.
+	together = 256
+	// unknownPoll is how often the control log's confirmation is looked at while a record waits for its source to become known.
+	unknownPoll = 5 * time.Millisecond
+)
+
+// errUnregistered parks a job whose source or type is not in the control log.
+var errUnregistered = errors.New("the source or its type is not registered")
+
+// Deps are the rooms around.
+type Deps struct {
+	Log     *slog.Logger
+	Fetch   shard.Fetcher
+	Engine  Engine
+	Homes   Homes
+	Settler Settler
+	Control Control
+	// Budget bounds what all inputs have fetched and not offered.
+	Budget *shard.Budget
+}
+
+// Reader reads partitions. New makes one.
+type Reader struct {
+	deps Deps
+
+	mu    sync.Mutex
+	lanes map[int32]*laneInput // by partition, while ReadLane runs
+}
+
+// New returns a reader of nothing.
+func New(deps Deps) *Reader { return &Reader{deps: deps, lanes: make(map[int32]*laneInput)} }
+
+// ReadPriority reads a partition of a priority topic until ctx ends.
+func (r *Reader) ReadPriority(ctx context.Context, window Window) error {
+	topic, _, partition, _ := window.Place()
+	var loop *shard.Loop
+	loop = shard.NewLoop(shard.LoopConfig{
+		Fetch: r.deps.Fetch, Topic: topic, Partition: partition, From: window.Next(), Budget: r.deps.Budget, Log: r.deps.Log,
+		Reset: func(_, to int64) { window.Reset(to) },
+		Deliver: func(ctx context.Context, records []kafka.Message) (int, error) {
+			_, err := r.offer(ctx, window, records)
+			if err != nil {
+				return 0, err
+			}
+			loop.Release(size(records))
+			return len(records), nil
+		},
+	})
+	return loop.Run(ctx)
+}
+
+func size(records []kafka.Message) int {
+	n := 0
+	for i := range records {
+		n += records[i].Size()
+	}
+	return n
+}
+
+// offer takes records through the window to the engine, and does with each what the engine says. It returns how many the engine sent
+// back to their lane.
+func (r *Reader) offer(ctx context.Context, window Window, records []kafka.Message) (returned int, err error) {
+	jobs := make([]*core.Job, 0, min(len(records), together))
+	for i := range records {
+		job, err := r.admit(ctx, window, records[i])
+		if err != nil {
+			return returned, err
+		}
+		if job != nil {
+			jobs = append(jobs, job)
+		}
+		if len(jobs) == together || i == len(records)-1 {
+			n, err := r.give(ctx, jobs)
+			if err != nil {
+				return returned, err
+			}
+			returned += n
+			jobs = jobs[:0]
+		}
+	}
+	return returned, nil
+}
+
+// admit makes a job of a record, or nil if there is nothing to run.
+func (r *Reader) admit(ctx context.Context, window Window, m kafka.Message) (*core.Job, error) {
+	_, kind, partition, shardID := window.Place()
+	home := core.Home{Topic: kind, Partition: int32(partition), Offset: m.Offset}
+	job, bad := decode(m, shardID, home)
+	var id core.JobID
+	if bad == nil {
+		id = job.ID
+	}
+	fresh, err := window.Add(ctx, m.Offset, id)
+	if err != nil || !fresh {
+		return nil, err
+	}
+	if bad == nil && !r.deps.Control.Knows(job.Source, job.Type) {
+		if bad, err = r.unknown(ctx, job); err != nil {
+			return nil, err
+		}
+	}
+	if bad != nil {
+		r.deps.Settler.Park(shardID, m, home, bad)
+		return nil, nil
+	}
+	settled, attempts, retryAt, quarantine := window.History(id, m.Offset)
+	if settled {
+		r.deps.Homes.Complete(shardID, id, home)
+		return nil, nil
+	}
+	job.Attempts, job.ReadyAt, job.Quarantine = max(job.Attempts, attempts), later(job.ReadyAt, retryAt), quarantine
+	if job.FromLane {
+		// A job in a lane that is not its own was written by a replica of enqueue with an old mark, or is in the common lane: it is
+		// judged like one from a priority topic (H36).
+		own, has := r.deps.Homes.LaneOf(shardID, job.Source, job.Type)
+		job.FromLane = has && own == int32(partition)
+	}
+	return job, nil
+}
+
+// unknown waits until the control log was confirmed after the record was read. It returns the reason to park the job, or nil.
+func (r *Reader) unknown(ctx context.Context, job *core.Job) (park, err error) {
+	read := time.Now()
+	for !r.deps.Control.Knows(job.Source, job.Type) {
+		if r.deps.Control.Confirmed().After(read) && !r.deps.Control.Knows(job.Source, job.Type) {
+			return fmt.Errorf("%w: %s/%s", errUnregistered, job.Source, job.Type), nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(unknownPoll):
+		}
+	}
+	return nil, nil
+}
+
+// give offers jobs to the engine.
+func (r *Reader) give(ctx context.Context, jobs []*core.Job) (returned int, err error) {
+	if len(jobs) == 0 {
+		return 0, nil
+	}
+	verdicts := make([]core.Verdict, len(jobs))
+	r.deps.Engine.Do(func(now time.Time, e *core.Engine) {
+		for i, job := range jobs {
+			verdicts[i] = e.Offer(now, job)
+		}
+	})
+	for i, job := range jobs {
+		switch verdicts[i].Kind {
+		case core.Spill:
+			if job.Home.Topic == core.TopicSpill {
+				returned++
+			}
+			if err := r.deps.Settler.Spill(ctx, job); err != nil {
+				return returned, err
+			}
+		case core.Expire:
+			r.deps.Settler.Finish(job, jobv1.Outcome_OUTCOME_EXPIRED, verdicts[i].Reason)
+		case core.Supersede:
+			r.deps.Settler.Finish(job, jobv1.Outcome_OUTCOME_SUPERSEDED, verdicts[i].Reason)
+		case core.Duplicate:
+			r.deps.Homes.Complete(job.Shard, job.ID, job.Home)
+		case core.Queue, core.Known, core.Foreign:
+		}
+	}
+	return returned, nil
+}

@@ -1,0 +1,145 @@
+package settle
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/spillway/spillway/pkg/envelope"
+	"github.com/spillway/spillway/pkg/kafka"
+	"github.com/spillway/spillway/pkg/kafka/produce"
+	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
+	"github.com/spillway/spillway/services/scheduler/internal/core"
+)
+
+// full is how long Spill waits before it asks again whether the log's client has room.
+const full = 2 * time.Millisecond
+
+// maxReason bounds the text of the header that says why a record was parked.
+const maxReason = 2 << 10
+
+// Move moves queued or running jobs to their lanes. It does not block; the engine hears of each by Moved.
+func (w *Writer) Move(jobs []*core.Job) {
+	w.mu.Lock()
+	w.moves = append(w.moves, jobs...)
+	w.mu.Unlock()
+	wake(w.wakeMoves)
+}
+
+func (w *Writer) runMoves(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.wakeMoves:
+		}
+		w.mu.Lock()
+		jobs := w.moves
+		w.moves = nil
+		w.mu.Unlock()
+		// The engine goes on changing its jobs: what the copies say is read under its lock.
+		w.deps.Engine.Do(func(time.Time, *core.Engine) {
+			for i, job := range jobs {
+				jobs[i] = &core.Job{ID: job.ID, Shard: job.Shard, Source: job.Source, Type: job.Type, Home: job.Home,
+					Attempts: job.Attempts, ReadyAt: job.ReadyAt, Record: job.Record}
+			}
+		})
+		for _, job := range jobs {
+			if err := w.move(ctx, job, true); err != nil && ctx.Err() == nil {
+				w.deps.Log.Warn("a job could not be moved to its lane and will be asked for again", "source", job.Source, "type", job.Type, "error", err)
+			}
+		}
+	}
+}
+
+// Spill appends a job that the engine did not take to its lane, and completes its offset when the copy is durable. It waits for a lane
+// and for room in the log's client, not for the log: waiting here is what slows intake down. It fails when ctx ends or no lane could
+// be committed; then the job keeps its home.
+func (w *Writer) Spill(ctx context.Context, job *core.Job) error { return w.move(ctx, job, false) }
+
+// move is the one function that changes a job's home (H10): append the copy, then complete the old offset.
+func (w *Writer) move(ctx context.Context, job *core.Job, queued bool) error {
+	lane, err := w.deps.Homes.Lane(ctx, job.Shard, job.Source, job.Type)
+	if err != nil {
+		return err
+	}
+	epoch, owned := w.deps.Homes.Epoch(job.Shard)
+	if !owned {
+		return nil // the next owner reads the record where it is
+	}
+	rec := produce.Record{
+		Topic: w.cfg.Topics.Spill(), Partition: int(lane), Key: []byte(job.Source), Value: record(job).Value,
+		Headers: w.copyHeaders(job, epoch, jobv1.WaitCause_WAIT_CAUSE_SPILL),
+	}
+	f := fact{
+		settlement: core.Settlement{Job: job}, queued: queued, moved: true, offset: -1,
+		from: job.Home, to: core.Home{Topic: core.TopicSpill, Partition: lane},
+	}
+	var attempt func()
+	sent := func(offset int64, err error) {
+		if err != nil {
+			w.mu.Lock()
+			w.failed = append(w.failed, attempt)
+			w.mu.Unlock()
+			return
+		}
+		w.deps.Homes.Landed(job.Shard, lane, offset)
+		f.to.Offset = offset
+		w.done(f)
+	}
+	attempt = func() {
+		if _, owned := w.deps.Homes.Epoch(job.Shard); owned {
+			if err := w.deps.Records.Send(rec, sent); err != nil {
+				sent(0, err)
+			}
+		}
+	}
+	for {
+		err := w.deps.Records.Send(rec, sent)
+		if !errors.Is(err, kafka.ErrFull) {
+			if err != nil {
+				w.deps.Homes.Landed(job.Shard, lane, -1)
+			}
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			w.deps.Homes.Landed(job.Shard, lane, -1)
+			return ctx.Err()
+		case <-time.After(full):
+		}
+	}
+}
+
+// Park appends a record that nobody can act on to the dead letters, as it is, and completes its offset when that is durable: it must
+// not stand in the way of others (H15).
+func (w *Writer) Park(shard int32, message kafka.Message, home core.Home, why error) {
+	text := why.Error()
+	if len(text) > maxReason {
+		text = text[:maxReason]
+	}
+	headers := append([]kafka.Header{
+		{Key: "spillway-parked", Value: []byte(text)},
+		{Key: "spillway-parked-from", Value: []byte(TopicName(home.Topic))},
+	}, message.Headers...)
+	job := &core.Job{Shard: shard, Home: home}
+	var attempt func()
+	attempt = func() {
+		if _, owned := w.deps.Homes.Epoch(shard); !owned {
+			return
+		}
+		w.send(produce.Record{
+			Topic: w.cfg.Topics.Dead(), Partition: int(shard), Key: message.Key, Value: message.Value, Headers: headers,
+		}, func(int64) {
+			w.done(fact{settlement: core.Settlement{Job: job}, moved: true, offset: -1, from: home})
+		}, attempt)
+	}
+	w.deps.Log.Warn("a record was parked among the dead letters", "topic", message.Topic, "partition", message.Partition, "offset", message.Offset,
+		"version", headerText(message.Headers, envelope.HeaderVersion), "error", why)
+	attempt()
+}
+
+func headerText(headers []kafka.Header, key string) string {
+	value, _ := envelope.Get(headers, key)
+	return string(value)
+}

@@ -1,0 +1,216 @@
+package settle
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/spillway/spillway/pkg/kafka"
+	"github.com/spillway/spillway/pkg/kafka/produce"
+	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
+	logv1 "github.com/spillway/spillway/proto/gen/spillway/log/v1"
+	"github.com/spillway/spillway/services/scheduler/internal/core"
+)
+
+// again is how long a failed write waits before it is tried again. The log's client has tried for seconds by then; what fails here is
+// fenced, suspended or full.
+const again = 100 * time.Millisecond
+
+// Config is what the writer needs to know of its installation.
+type Config struct {
+	Topics  kafka.Topics
+	Replica string
+	MACKey  []byte // authenticates events (format 5)
+}
+
+// Deps are the rooms around.
+type Deps struct {
+	Log     *slog.Logger
+	Records Log
+	Engine  Engine
+	Homes   Homes
+	Workers Workers
+}
+
+// Writer makes settlements and moves durable. New makes one; Run must run for it to get anywhere.
+type Writer struct {
+	cfg  Config
+	deps Deps
+
+	mu sync.Mutex
+	// durable is what the log has and the engine does not know yet.
+	durable []fact
+	// failed is what the log did not take. Bound: one a lease, and one a move.
+	failed []func()
+	// moves is what the engine wants moved.
+	moves []*core.Job
+
+	wakeFacts, wakeMoves chan struct{} // 1 deep
+}
+
+// fact is one thing that has become durable.
+type fact struct {
+	settlement core.Settlement
+	outcome    jobv1.Outcome // of a terminal settlement
+	offset     int64         // of the event; -1 when none was needed
+	queued     bool          // the engine has the job
+	moved      bool          // a copy is at home to; else an event
+	from, to   core.Home
+}
+
+// New returns a writer that does nothing yet.
+func New(cfg Config, deps Deps) *Writer {
+	return &Writer{cfg: cfg, deps: deps, wakeFacts: make(chan struct{}, 1), wakeMoves: make(chan struct{}, 1)}
+}
+
+// Run tells the engine what has become durable and writes the moves that it asks for, until ctx ends.
+func (w *Writer) Run(ctx context.Context) error {
+	var moving sync.WaitGroup
+	moving.Go(func() { w.runMoves(ctx) })
+	defer moving.Wait()
+	retry := time.NewTicker(again)
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			w.publish() // what is durable already
+			return nil
+		case <-w.wakeFacts:
+			w.publish()
+		case <-retry.C:
+			w.mu.Lock()
+			failed := w.failed
+			w.failed = nil
+			w.mu.Unlock()
+			for _, send := range failed {
+				send()
+			}
+		}
+	}
+}
+
+// Settle makes a settlement of the engine durable and then tells the engine, the homes and the worker. It does not block.
+func (w *Writer) Settle(s core.Settlement) {
+	w.settle(fact{settlement: s, outcome: outcomes[s.Kind], queued: true})
+}
+
+// Finish makes the outcome of a job durable that the engine does not have. It does not block.
+func (w *Writer) Finish(job *core.Job, outcome jobv1.Outcome, why core.Reason) {
+	w.settle(fact{settlement: core.Settlement{Job: job, Reason: why}, outcome: outcome})
+}
+
+func (w *Writer) settle(f fact) {
+	s := f.settlement
+	epoch, owned := w.deps.Homes.Epoch(s.Job.Shard)
+	switch {
+	case !owned:
+		return // the next owner runs the job again
+	case f.outcome == jobv1.Outcome_OUTCOME_UNSPECIFIED && !s.Attempt.Counted:
+		f.offset = -1
+		w.done(f)
+	case f.outcome == jobv1.Outcome_OUTCOME_DEAD:
+		w.bury(f, epoch)
+	default:
+		w.event(f, epoch)
+	}
+}
+
+// bury appends the dead letter, and then the event: a crash in between makes a second dead letter, not a lost one.
+func (w *Writer) bury(f fact, epoch int64) {
+	job := f.settlement.Job
+	w.send(produce.Record{
+		Topic: w.cfg.Topics.Dead(), Partition: int(job.Shard), Key: []byte(job.Source), Value: record(job).Value,
+		Headers: w.copyHeaders(job, epoch, jobv1.WaitCause_WAIT_CAUSE_UNSPECIFIED),
+	}, func(int64) { w.event(f, epoch) }, func() { w.settle(f) })
+}
+
+func (w *Writer) event(f fact, epoch int64) {
+	s := f.settlement
+	var event *logv1.JobEvent
+	if f.outcome == jobv1.Outcome_OUTCOME_UNSPECIFIED {
+		event = attemptFailed(epoch, s)
+	} else {
+		event = settled(epoch, s, f.outcome, time.Now())
+	}
+	value, topic := encode(event), w.cfg.Topics.Outcomes()
+	w.send(produce.Record{
+		Topic: topic, Partition: int(s.Job.Shard), Key: []byte(s.Job.Source), Value: value, Headers: w.eventHeaders(topic, value),
+	}, func(offset int64) {
+		f.offset = offset
+		w.done(f)
+	}, func() { w.settle(f) })
+}
+
+// send appends a record; failing keeps the retry for later.
+func (w *Writer) send(rec produce.Record, ok func(offset int64), retry func()) {
+	failed := func(err error) {
+		w.deps.Log.Debug("a record was not written and will be again", "topic", rec.Topic, "partition", rec.Partition, "error", err)
+		w.mu.Lock()
+		w.failed = append(w.failed, retry)
+		w.mu.Unlock()
+	}
+	err := w.deps.Records.Send(rec, func(offset int64, err error) {
+		if err != nil {
+			failed(err)
+			return
+		}
+		ok(offset)
+	})
+	if err != nil {
+		failed(err)
+	}
+}
+
+func (w *Writer) done(f fact) {
+	w.mu.Lock()
+	w.durable = append(w.durable, f)
+	w.mu.Unlock()
+	wake(w.wakeFacts)
+}
+
+// publish tells everybody what has become durable: the engine first, under one lock for all of it, because a job's home is the
+// engine's to say.
+func (w *Writer) publish() {
+	w.mu.Lock()
+	facts := w.durable
+	w.durable = nil
+	w.mu.Unlock()
+	if len(facts) == 0 {
+		return
+	}
+	w.deps.Engine.Do(func(now time.Time, e *core.Engine) {
+		for i := range facts {
+			f := &facts[i]
+			switch job := f.settlement.Job; {
+			case f.moved && f.queued:
+				e.Moved(now, job.ID, f.to)
+			case f.moved:
+			case f.queued:
+				f.from = job.Home
+				e.Settled(now, job.ID, f.settlement.Token)
+			default:
+				f.from = job.Home
+			}
+		}
+	})
+	for _, f := range facts {
+		job := f.settlement.Job
+		if !f.moved && f.offset >= 0 {
+			w.deps.Homes.Event(job.Shard, job.ID, f.offset, f.outcome)
+		}
+		if f.moved || f.outcome != jobv1.Outcome_OUTCOME_UNSPECIFIED {
+			w.deps.Homes.Complete(job.Shard, job.ID, f.from)
+		}
+		if worker := f.settlement.Attempt.Worker; worker != "" && !f.moved {
+			w.deps.Workers.Settled(worker, f.settlement.Token)
+		}
+	}
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,164 @@
+package shard
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/spillway/spillway/pkg/envelope"
+	"github.com/spillway/spillway/pkg/kafka"
+	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
+	logv1 "github.com/spillway/spillway/proto/gen/spillway/log/v1"
+	"github.com/spillway/spillway/services/scheduler/internal/core"
+)
+
+const (
+	// remembered is how far back settled ids are read at takeover, beyond what commits need: an SDK retries with the same key for
+	// 2 minutes, plus 30 s of clock skew.
+	remembered = 150 * time.Second
+	// maxRemembered bounds that by number: 32 bytes each.
+	maxRemembered = 200_000
+
+	fetchBytes = 1 << 20
+	fetchWait  = 200 * time.Millisecond
+)
+
+// past is what former owners have recorded of a job.
+type past struct {
+	settled  bool
+	attempts int32
+	retryAt  int64 // Unix nanoseconds; 0 = at once
+}
+
+// fold reads a shard's outcomes from an offset up to the fence of the new owner, which is at fence. Events below committed only serve
+// to recognise what has been settled; those above are still needed, and go into the account.
+//
+// A terminal event counts unless its epoch is older than the last fence before it, and the first one of a job counts: so every reader
+// comes to the same result without trusting clocks.
+func (s *owned) fold(ctx context.Context, client *kafka.Client, macKey []byte, topic string, from, committed, fence int64) (forged int, err error) {
+	last := int64(-1) // the last fence met
+	for from < fence {
+		batch, err := client.Fetch(ctx, topic, int(s.id), from, fetchBytes, fetchWait)
+		if err != nil {
+			return forged, err
+		}
+		for _, m := range batch.Messages {
+			from = m.Offset + 1
+			if m.Offset >= fence {
+				break
+			}
+			event := &logv1.JobEvent{}
+			mac, _ := envelope.Get(m.Headers, envelope.HeaderMAC)
+			if !envelope.VerifyMAC(macKey, topic, m.Value, nil, mac) || proto.Unmarshal(m.Value, event) != nil {
+				forged++
+				continue
+			}
+			if event.GetFence() != nil {
+				last = m.Offset
+				continue
+			}
+			s.past(event, m.Offset, last, m.Offset >= committed)
+		}
+		if len(batch.Messages) == 0 && from >= batch.HighWatermark {
+			return forged, fmt.Errorf("shard: %s/%d ends at %d, below its fence at %d", topic, s.id, batch.HighWatermark, fence)
+		}
+	}
+	return forged, nil
+}
+
+// past takes one event of a former owner.
+func (s *owned) past(event *logv1.JobEvent, offset, fence int64, needed bool) {
+	var id core.JobID
+	switch e := event.GetEvent().(type) {
+	case *logv1.JobEvent_Attempt:
+		parsed, err := envelope.ParseJobID(e.Attempt.GetJobId())
+		if err != nil || !needed {
+			return
+		}
+		id = core.JobID(parsed)
+		p := s.history[id]
+		p.attempts = max(p.attempts, e.Attempt.GetAttempt().GetNumber())
+		if at := e.Attempt.GetRetryAt(); at != nil {
+			p.retryAt = at.AsTime().UnixNano()
+		}
+		s.history[id] = p
+		s.events.add(offset, jobv1.Outcome_OUTCOME_UNSPECIFIED)
+	case *logv1.JobEvent_Settled:
+		parsed, err := envelope.ParseJobID(e.Settled.GetJobId())
+		if err != nil || event.GetEpoch() < fence {
+			return
+		}
+		id = core.JobID(parsed)
+		p := s.history[id]
+		outcome := e.Settled.GetOutcome()
+		if p.settled {
+			outcome = jobv1.Outcome_OUTCOME_UNSPECIFIED // the first one counts
+		}
+		p.settled = true
+		s.history[id] = p
+		if !needed {
+			return
+		}
+		s.events.add(offset, outcome)
+	default:
+		return
+	}
+	s.byJob[id] = append(s.byJob[id], offset)
+}
+
+// forget drops the history once every record that it may concern has been read and SDKs have stopped retrying. s.mu is held.
+func (s *owned) forget(now time.Time) {
+	if len(s.history) == 0 || now.Sub(s.since) < remembered {
+		return
+	}
+	inFlight := make(map[core.JobID]bool)
+	for _, w := range s.windows() {
+		if w.tracker.Next() < w.takeover {
+			return
+		}
+		for _, r := range w.inFlight {
+			inFlight[r.id] = true
+		}
+	}
+	for id := range s.history {
+		if inFlight[id] {
+			continue
+		}
+		for _, offset := range s.byJob[id] {
+			s.events.done(offset)
+		}
+		delete(s.byJob, id)
+	}
+	s.history = nil
+}
+
+// foreign reports whether another owner has fenced the shard since this one last wrote to its outcomes.
+func (s *owned) foreign(ctx context.Context, client *kafka.Client, topic, replica string) (bool, error) {
+	s.mu.Lock()
+	from := s.events.next
+	s.mu.Unlock()
+	ends, err := client.Ends(ctx, topic, []int{int(s.id)})
+	if err != nil {
+		return false, err
+	}
+	from = max(from, ends[int(s.id)].First)
+	for from < ends[int(s.id)].Next {
+		batch, err := client.Fetch(ctx, topic, int(s.id), from, fetchBytes, fetchWait)
+		if err != nil {
+			return false, err
+		}
+		if len(batch.Messages) == 0 {
+			break
+		}
+		for _, m := range batch.Messages {
+			from = m.Offset + 1
+			event := &logv1.JobEvent{}
+			if proto.Unmarshal(m.Value, event) == nil && event.GetFence() != nil && event.GetFence().GetReplica() != replica {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}

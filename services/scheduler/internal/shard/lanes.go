@@ -1,0 +1,184 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/spillway/spillway/pkg/kafka"
+	"github.com/spillway/spillway/services/scheduler/internal/core"
+	"github.com/spillway/spillway/services/scheduler/internal/core/lane"
+)
+
+const (
+	// lookEvery is how often the ends of taken lanes are asked for: enqueue writes to them without telling us.
+	lookEvery = 100 * time.Millisecond
+	// lookAtAll is in how many of those rounds all lanes are looked at: a freed lane may still be written to by a replica of enqueue
+	// with an old mark (H36).
+	lookAtAll = 20
+)
+
+// errNotOwned: the shard went to another replica meanwhile.
+var errNotOwned = errors.New("shard: not owned any more")
+
+// Lane returns the partition of spill that a (source, type) writes to, and counts one copy as coming until Landed. See settle.Homes.
+func (o *Owner) Lane(ctx context.Context, shard int32, source, typ string) (int32, error) {
+	s := o.shard(shard)
+	if s == nil {
+		return 0, errNotOwned
+	}
+	owner := lane.Key{Source: source, Type: typ}
+	s.mu.Lock()
+	if number, has := s.lanes.Of(owner); has {
+		number, _ = s.lanes.Take(owner) // it is in use again
+		s.spill[number].coming++
+		s.mu.Unlock()
+		return int32(s.spill[number].Partition), nil
+	}
+	s.mu.Unlock()
+
+	s.laneMu.Lock()
+	defer s.laneMu.Unlock()
+	s.mu.Lock()
+	number, fresh := s.lanes.Take(owner)
+	w := s.spill[number]
+	w.dirty = w.dirty || fresh
+	s.mu.Unlock()
+	if fresh {
+		if err := o.commit(ctx, []*Window{w}); err != nil {
+			s.mu.Lock()
+			s.lanes.Free(number)
+			w.dirty = true
+			s.mu.Unlock()
+			return 0, err
+		}
+		o.deps.Log.Info("lane taken", "source", source, "type", typ, "lane", w.Partition)
+	}
+	s.mu.Lock()
+	w.coming++
+	s.mu.Unlock()
+	return int32(w.Partition), nil
+}
+
+// Landed says that a copy is in its lane at offset, or will not come: -1.
+func (o *Owner) Landed(shard, partition int32, offset int64) {
+	s := o.shard(shard)
+	if s == nil {
+		return
+	}
+	w := s.window(core.Home{Topic: core.TopicSpill, Partition: partition})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w.coming--
+	w.end = max(w.end, offset+1)
+}
+
+// LaneOf returns the partition of the lane that a (source, type) has.
+func (o *Owner) LaneOf(shard int32, source, typ string) (partition int32, has bool) {
+	s := o.shard(shard)
+	if s == nil {
+		return 0, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	number, has := s.lanes.Of(lane.Key{Source: source, Type: typ})
+	if !has {
+		return 0, false
+	}
+	return int32(s.spill[number].Partition), true
+}
+
+// watchLanes keeps the engine informed of what lanes hold, until ctx ends.
+func (o *Owner) watchLanes(ctx context.Context) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for round := 0; ; round++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		var looked []*Window
+		for _, s := range o.all() {
+			s.mu.Lock()
+			for number, w := range s.spill {
+				if _, taken := s.lanes.Owner(number); taken || w.strays || round%lookAtAll == 0 {
+					looked = append(looked, w)
+				}
+			}
+			s.mu.Unlock()
+		}
+		if len(looked) == 0 {
+			continue
+		}
+		partitions := make([]int, len(looked))
+		for i, w := range looked {
+			partitions[i] = w.Partition
+		}
+		call, cancel := context.WithTimeout(ctx, time.Second)
+		ends, err := o.deps.Kafka.Ends(call, o.cfg.Topics.Spill(), partitions)
+		cancel()
+		if err != nil {
+			continue // the next round asks again; commits report a broker that is away
+		}
+		o.look(ctx, looked, ends)
+	}
+}
+
+// look takes the ends of lanes and tells the engine.
+func (o *Owner) look(ctx context.Context, looked []*Window, ends map[int]kafka.Range) {
+	now := time.Now()
+	var states []core.LaneState
+	var drained []lane.Key
+	for _, w := range looked {
+		s := w.owned
+		s.mu.Lock()
+		w.end = max(w.end, ends[w.Partition].Next)
+		unread := w.end - w.tracker.Next() + int64(w.unread)
+		owner, taken := s.lanes.Owner(w.number())
+		w.strays = !taken && unread > 0
+		linger := s.lanes.Drained(now, w.number(), w.tracker.Low() >= w.end && unread == 0 && w.coming == 0)
+		if taken {
+			states = append(states, core.LaneState{Shard: s.id, Source: owner.Source, Type: owner.Type,
+				BacklogJobs: unread, BacklogBytes: unread * int64(w.recordBytes())})
+			if unread == 0 && w.coming == 0 {
+				drained = append(drained, owner)
+			}
+		}
+		s.mu.Unlock()
+		if linger {
+			o.free(ctx, w)
+		}
+	}
+	o.deps.Engine.Do(func(now time.Time, e *core.Engine) {
+		for _, state := range states {
+			e.Lane(now, state)
+		}
+		for _, owner := range drained {
+			e.LaneDrained(now, owner.Source, owner.Type)
+		}
+	})
+}
+
+// free gives a lane back: its commit says so before another can take it.
+func (o *Owner) free(ctx context.Context, w *Window) {
+	s := w.owned
+	s.laneMu.Lock()
+	defer s.laneMu.Unlock()
+	s.mu.Lock()
+	owner, taken := s.lanes.Owner(w.number())
+	if !taken || w.coming > 0 {
+		s.mu.Unlock()
+		return
+	}
+	s.lanes.Free(w.number())
+	w.dirty = true
+	s.mu.Unlock()
+	if err := o.commit(ctx, []*Window{w}); err != nil {
+		s.mu.Lock()
+		s.lanes.Restore(w.number(), owner)
+		s.mu.Unlock()
+		return
+	}
+	o.deps.Log.Info("lane freed", "source", owner.Source, "type", owner.Type, "lane", w.Partition)
+}

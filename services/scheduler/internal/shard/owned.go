@@ -1,0 +1,77 @@
+package shard
+
+import (
+	"sync"
+	"time"
+
+	"github.com/spillway/spillway/pkg/kafka"
+	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
+	"github.com/spillway/spillway/services/scheduler/internal/core"
+	"github.com/spillway/spillway/services/scheduler/internal/core/lane"
+)
+
+// owned is one shard of this replica.
+type owned struct {
+	id     int32
+	shards int // P
+	epoch  int64
+	since  time.Time // when it was taken
+	// quarantine is until when records that the former owner may have granted are not granted again; zero when it drained.
+	quarantine time.Time
+	priorities [core.Priorities]*Window
+	spill      []*Window // by lane number
+
+	// laneMu lets one lane be taken or freed at a time, commit included. It is taken before mu.
+	laneMu sync.Mutex
+
+	// outcomes is the last commit in outcomes. Only the goroutine that commits uses it.
+	outcomes kafka.Commit
+
+	// mu guards all below, and the windows.
+	mu      sync.Mutex
+	lanes   *lane.Table
+	events  events
+	byJob   map[core.JobID][]int64 // events by job, until its record is complete
+	history map[core.JobID]past    // nil once nobody can ask any more
+}
+
+// windows are the shard's partitions, priorities first.
+func (s *owned) windows() []*Window {
+	all := make([]*Window, 0, len(s.priorities)+len(s.spill))
+	return append(append(all, s.priorities[:]...), s.spill...)
+}
+
+// window is the partition of a home.
+func (s *owned) window(home core.Home) *Window {
+	if home.Topic == core.TopicSpill {
+		if n := int(home.Partition) / s.shards; n < len(s.spill) {
+			return s.spill[n]
+		}
+		return nil
+	}
+	if int(home.Topic) < len(s.priorities) {
+		return s.priorities[home.Topic]
+	}
+	return nil
+}
+
+// event takes an event that is durable.
+func (s *owned) event(id core.JobID, offset int64, outcome jobv1.Outcome) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.events.add(offset, outcome)
+	s.byJob[id] = append(s.byJob[id], offset)
+}
+
+// complete takes a record that is done with.
+func (s *owned) complete(id core.JobID, home core.Home) {
+	w := s.window(home)
+	if w == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	explained := s.byJob[id]
+	delete(s.byJob, id)
+	w.complete(home.Offset, explained)
+}

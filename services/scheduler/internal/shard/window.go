@@ -1,0 +1,193 @@
+package shard
+
+import (
+	"context"
+	"time"
+
+	"github.com/spillway/spillway/pkg/kafka"
+	"github.com/spillway/spillway/pkg/offsets"
+	"github.com/spillway/spillway/services/scheduler/internal/core"
+	"github.com/spillway/spillway/services/scheduler/internal/core/lane"
+)
+
+// Window is one partition of an owned shard: what was read of it, and what is done. Its methods may be called from any goroutine.
+type Window struct {
+	Topic     string // with the installation's prefix
+	Kind      core.Topic
+	Partition int
+	Shard     int32
+	owned     *owned
+
+	// All below is guarded by owned.mu.
+	tracker   *offsets.Tracker
+	committed offsets.Position // as last committed
+	version   uint64           // of the tracker, at the last commit
+	// inFlight is what was read and is not complete: at most offsets.Limit.
+	inFlight map[int64]reading
+	// explained are the events that are not needed once the completions so far are committed.
+	explained []int64
+	room      chan struct{} // 1 deep; Full readers wait for it
+	// takeover is the offset after the last record at the moment the shard was taken; records below it may have been granted before.
+	takeover int64
+	end      int64 // the partition's next offset, as last seen
+	coming   int   // copies on their way to this lane
+	dirty    bool  // the lane's owner changed
+	strays   bool  // a free or common lane holds records
+	unread   int   // records that ReadLane has fetched and not offered
+	bytes    int   // mean size of a record, as read; 0: none was
+}
+
+// reading is a record that is not complete.
+type reading struct {
+	id core.JobID
+	at time.Time
+}
+
+// Place says which partition the window is of.
+func (w *Window) Place() (topic string, kind core.Topic, partition int, shard int32) {
+	return w.Topic, w.Kind, w.Partition, w.Shard
+}
+
+// Next is the offset to go on reading from.
+func (w *Window) Next() int64 {
+	w.owned.mu.Lock()
+	defer w.owned.mu.Unlock()
+	return w.tracker.Next()
+}
+
+// Add says that the record at offset was read. It waits while the window has no room, and answers whether the record is to be worked on:
+// not when it was done before. It fails only when ctx ends.
+func (w *Window) Add(ctx context.Context, offset int64, id core.JobID) (fresh bool, err error) {
+	for {
+		w.owned.mu.Lock()
+		verdict := w.tracker.Add(offset)
+		if verdict == offsets.Fresh {
+			w.inFlight[offset] = reading{id: id, at: time.Now()}
+		}
+		w.owned.mu.Unlock()
+		if verdict != offsets.Full {
+			return verdict == offsets.Fresh, nil
+		}
+		select {
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-w.room:
+		}
+	}
+}
+
+// Reset begins a new account at an offset that the log does hold: what was in flight is forgotten and read again.
+func (w *Window) Reset(to int64) {
+	w.owned.mu.Lock()
+	defer w.owned.mu.Unlock()
+	w.tracker = offsets.New(to, nil, offsets.Limit)
+	w.inFlight = make(map[int64]reading)
+	w.dirty = true
+}
+
+// History is what former owners have recorded of the job at offset. settled: it has its outcome, complete the record without running
+// it. Quarantine is until when it must not be granted unless a worker announces that it runs it; zero: at once.
+func (w *Window) History(id core.JobID, offset int64) (settled bool, attempts int32, retryAt, quarantine time.Time) {
+	w.owned.mu.Lock()
+	defer w.owned.mu.Unlock()
+	if offset < w.takeover {
+		quarantine = w.owned.quarantine
+	}
+	if h, has := w.owned.history[id]; has {
+		return h.settled, h.attempts, h.retryAt, quarantine
+	}
+	return false, 0, time.Time{}, quarantine
+}
+
+// Lane returns who the lane belongs to, and whether the common or a free lane holds records that somebody has to read.
+func (w *Window) Lane() (owner lane.Key, taken, strays bool) {
+	w.owned.mu.Lock()
+	defer w.owned.mu.Unlock()
+	owner, taken = w.owned.lanes.Owner(w.number())
+	return owner, taken, w.strays && !taken
+}
+
+// Common reports whether this is the shard's common lane.
+func (w *Window) Common() bool { return w.Kind == core.TopicSpill && w.number() == lane.Common }
+
+// Unread says how many records of a lane were fetched and wait to be asked for, and how large the records were that were fetched last.
+func (w *Window) Unread(n, recordBytes int) {
+	w.owned.mu.Lock()
+	w.unread, w.bytes = n, recordBytes
+	w.owned.mu.Unlock()
+}
+
+// recordBytes is an estimate of a record's size. owned.mu is held.
+func (w *Window) recordBytes() int {
+	if w.bytes == 0 {
+		return 512 // a small job with its headers
+	}
+	return w.bytes
+}
+
+// number is the lane's number in its shard: lanes p, p+P, p+2P, … belong to shard p.
+func (w *Window) number() int { return w.Partition / w.owned.shards }
+
+// complete marks a record as done and keeps the events that explain it until that is committed. owned.mu is held.
+func (w *Window) complete(offset int64, explained []int64) {
+	w.explained = append(w.explained, explained...)
+	if !w.tracker.Done(offset) {
+		return
+	}
+	delete(w.inFlight, offset)
+	select {
+	case w.room <- struct{}{}:
+	default:
+	}
+}
+
+// commit returns the position to commit if it differs from the last one, and what to do when the commit stands. owned.mu is held, for
+// stands too.
+func (w *Window) commit() (commit kafka.Commit, stands func(), needed bool) {
+	version := w.tracker.Version()
+	if version == w.version && !w.dirty && len(w.explained) == 0 {
+		return kafka.Commit{}, nil, false
+	}
+	position := offsets.Position{Offset: w.tracker.Low(), Meta: offsets.Metadata{Done: w.tracker.Ranges()}}
+	if owner, taken := w.owned.lanes.Owner(w.number()); taken && w.Kind == core.TopicSpill {
+		position.Meta.Source, position.Meta.Type = owner.Source, owner.Type
+	}
+	text, err := position.Meta.Encode()
+	if err != nil {
+		panic("shard: metadata of a tracker cannot be encoded: " + err.Error()) // Encode's contract
+	}
+	explained := w.explained
+	if len(text) > offsets.MaxMetadata-100 {
+		// Some runs may have been left out: their events are still needed.
+		explained = nil
+	}
+	return kafka.Commit{Topic: w.Topic, Partition: w.Partition, Offset: position.Offset, Metadata: text}, func() {
+		w.committed, w.version, w.dirty = position, version, false
+		for _, offset := range explained {
+			w.owned.events.done(offset)
+		}
+		w.explained = w.explained[len(explained):]
+	}, true
+}
+
+// old returns the jobs that hold the window up: those read more than 30 s ago, or more than 1 s ago once the window is half full.
+// owned.mu is held.
+func (w *Window) old(now time.Time) []core.JobID {
+	age := pinAge
+	if w.tracker.Window() >= offsets.Limit/2 {
+		age = pinAgeHalfFull
+	}
+	var ids []core.JobID
+	for _, r := range w.inFlight {
+		if now.Sub(r.at) > age {
+			ids = append(ids, r.id)
+		}
+	}
+	return ids
+}
+
+// What holds a window up has its home moved (architecture §6.6).
+const (
+	pinAge         = 30 * time.Second
+	pinAgeHalfFull = time.Second
+)
