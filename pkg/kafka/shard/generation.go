@@ -129,7 +129,9 @@ func (g *Generation) Committed(ctx context.Context, topic string, partitions []i
 // the commits may be in place, which is harmless.
 //
 // Commits take effect in the order of the list: when the list is too long for
-// one request, no later one is in place without the earlier ones.
+// one request, no later one is in place without the earlier ones. Calls are
+// served one after the other, and a request on its way is waited for (at most
+// callTimeout) even when ctx ends: it must not overtake the final commit.
 func (g *Generation) Commit(ctx context.Context, commits []kafka.Commit) error {
 	g.committer.Lock()
 	defer g.committer.Unlock()
@@ -164,8 +166,11 @@ func (g *Generation) Commit(ctx context.Context, commits []kafka.Commit) error {
 // retry repeats call, each attempt within callTimeout, until it succeeds, fails
 // for good or ctx ends.
 func (g *Generation) retry(ctx context.Context, call func(context.Context) error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	for wait := newBackoff(20*time.Millisecond, 200*time.Millisecond); ; {
-		attempt, cancel := context.WithTimeout(ctx, callTimeout)
+		attempt, cancel := within(ctx, callTimeout)
 		err := call(attempt)
 		cancel()
 		if err == nil || kafka.Fenced(err) || !kafka.Retriable(err) {
@@ -178,6 +183,15 @@ func (g *Generation) retry(ctx context.Context, call func(context.Context) error
 			return fmt.Errorf("%w (last: %w)", context.Cause(ctx), err)
 		}
 	}
+}
+
+// within returns a context for a request that is seen through: it ends after d
+// or at the deadline of ctx, not when ctx is cancelled.
+func within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if deadline, ok := ctx.Deadline(); ok {
+		d = min(d, time.Until(deadline))
+	}
+	return context.WithTimeout(context.WithoutCancel(ctx), d)
 }
 
 // end ends the generation's context for the first cause given.

@@ -340,6 +340,27 @@ func TestGhostIsMadeToLeave(t *testing.T) {
 	})
 }
 
+// Several brokers: one coordinates the group, and heartbeats must go to it.
+func TestCluster(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := kafkatest.StartCluster(t, 3)
+		broker.Install(t, layout)
+		a, b := join(t, broker, "a"), join(t, broker, "b")
+		eventually(t, 10*time.Second, "two share", func() bool { return len(a.shards()) == 2 && len(b.shards()) == 2 })
+		g := a.generation()
+		time.Sleep(time.Minute)
+		if a.generation() != g || !g.Alive(time.Now()) {
+			t.Errorf("the generation did not last a quiet minute: %v", a.lastCause())
+		}
+		if _, err := g.Committed(t.Context(), layout.Spill(), g.Partitions(layout.Spill(), g.Shards()[0])); err != nil {
+			t.Error(err)
+		}
+		if err := g.Commit(t.Context(), []kafka.Commit{{Topic: layout.Spill(), Partition: 1, Offset: 3, Metadata: "1;;-;-;"}}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestOwnErrorEndsRun(t *testing.T) {
 	bubble(t, func(t *testing.T, broker *kafkatest.Broker) {
 		broken := errors.New("broken")
