@@ -74,6 +74,7 @@ type LoopConfig struct {
 // any goroutine at any time, also from within Deliver and after Run returned.
 type Loop struct {
 	config LoopConfig
+	log    *slog.Logger // names the partition
 	next   atomic.Int64 // offset after the last record taken
 	end    atomic.Int64 // high watermark of the last answer, -1 before it
 
@@ -85,7 +86,11 @@ type Loop struct {
 
 // NewLoop returns a loop that Run starts.
 func NewLoop(config LoopConfig) *Loop {
-	l := &Loop{config: config, wake: make(chan struct{}, 1)}
+	l := &Loop{
+		config: config,
+		log:    config.Log.With("topic", config.Topic, "partition", config.Partition),
+		wake:   make(chan struct{}, 1),
+	}
 	l.next.Store(config.From)
 	l.end.Store(-1)
 	return l
@@ -241,7 +246,7 @@ func (l *Loop) poke() {
 // fetch reserves bytes, fetches and returns what was reserved too much. It
 // repairs and retries.
 func (l *Loop) fetch(ctx context.Context) (kafka.Batch, error) {
-	trouble := complaint{log: l.config.Log.With("topic", l.config.Topic, "partition", l.config.Partition), message: "fetching fails, trying again"}
+	trouble := complaint{log: l.log, message: "fetching fails, trying again"}
 	retry := newBackoff(20*time.Millisecond, time.Second)
 	broken := 0
 	for {
@@ -293,7 +298,7 @@ func (l *Loop) repair(ctx context.Context) error {
 			return err
 		}
 		held := ends[l.config.Partition]
-		log := l.config.Log.With("topic", l.config.Topic, "partition", l.config.Partition, "offset", from, "log_start", held.First, "end", held.Next)
+		log := l.log.With("offset", from, "log_start", held.First, "end", held.Next)
 		switch {
 		case from < held.First:
 			log.Warn("records were deleted before they were read, going on at the log start", "skipped", held.First-from)
