@@ -78,6 +78,11 @@ func Start(ctx context.Context, opts Options, out *process.Output, log *slog.Log
 		}
 		return nil, err
 	}
+	// Whoever reaches the socket in it reads and writes everything.
+	if err := os.Chmod(opts.DataDir, 0o700); err != nil {
+		lock.Release()
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
 	d := &Dev{opts: opts, out: out, log: log, lock: lock, abort: abort}
 	if err := d.start(ctx); err != nil {
 		d.Stop()

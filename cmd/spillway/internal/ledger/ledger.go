@@ -24,8 +24,8 @@ import (
 // cluster's logs minutes.
 const timeout = 10 * time.Minute
 
-// Command is `spillway ledger`. find says where the logs are.
-func Command(find func(dataDir string) (readyfile.File, error)) *cobra.Command {
+// Command is `spillway ledger`.
+func Command() *cobra.Command {
 	var dataDir, output string
 	cmd := &cobra.Command{
 		Use:   "ledger",
@@ -43,7 +43,7 @@ neither an outcome nor another home.`,
 			if output != "table" && output != "json" {
 				return exit.Errorf(exit.Usage, "-o: want table or json")
 			}
-			target, err := find(dataDir)
+			target, err := readyfile.Running(dataDir)
 			if err != nil {
 				return err
 			}

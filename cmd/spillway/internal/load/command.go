@@ -192,11 +192,6 @@ func main(cmd *cobra.Command, opts Options, output, dataDir string, own dev.Opti
 
 // attach finds the running dev, or starts one in dir.
 func attach(ctx context.Context, dataDir, dir string, own dev.Options, out *process.Output, log *slog.Logger) (target func() readyfile.File, stop func(), err error) {
-	if dataDir == "" {
-		if dataDir, err = readyfile.DefaultDir(); err != nil {
-			return nil, nil, err
-		}
-	}
 	found, err := readyfile.Running(dataDir)
 	if err == nil {
 		return func() readyfile.File {

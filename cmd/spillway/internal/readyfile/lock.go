@@ -61,9 +61,16 @@ func writeAll(f *os.File, s string) error {
 // processes lock two files of one name.
 func (l *Lock) Release() error { return l.file.Close() }
 
-// Running reads the ready file of a data directory whose dev is alive. A file
-// left behind by one that was killed counts as absent.
+// Running reads the ready file of a data directory, "" for the default one,
+// whose dev is alive. A file left behind by one that was killed counts as
+// absent.
 func Running(dir string) (File, error) {
+	if dir == "" {
+		var err error
+		if dir, err = DefaultDir(); err != nil {
+			return File{}, err
+		}
+	}
 	f, err := Read(filepath.Join(dir, Name))
 	if err != nil {
 		return File{}, err

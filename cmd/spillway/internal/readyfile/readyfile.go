@@ -90,7 +90,7 @@ type Tokens struct {
 }
 
 // ErrAbsent is returned where there is no file: no dev runs there.
-var ErrAbsent = errors.New("no running spillway dev")
+var ErrAbsent = errors.New("no spillway dev is running there; start one with: spillway dev")
 
 // Read reads a ready file. The path may name the data directory.
 func Read(path string) (File, error) {

@@ -1,0 +1,62 @@
+// Command spillway is the whole of Spillway in one binary: the services, the
+// local mode with its broker, and the operator's tool.
+//
+// Standard output carries data, standard error talk. Exit codes: 0 ok, 1 error,
+// 2 usage, 3 not found, 4 refused by policy, 5 precondition, 6 unavailable.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/spillway/spillway/cmd/spillway/internal/dev"
+	"github.com/spillway/spillway/cmd/spillway/internal/exit"
+	"github.com/spillway/spillway/cmd/spillway/internal/ledger"
+	"github.com/spillway/spillway/cmd/spillway/internal/load"
+	"github.com/spillway/spillway/cmd/spillway/internal/serve"
+)
+
+func main() {
+	err := root().ExecuteContext(context.Background())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "spillway: "+err.Error())
+	}
+	os.Exit(exit.Code(err))
+}
+
+func root() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "spillway",
+		Short: "background work for many tenants, in which no source can harm another",
+		// Errors are printed once, by main; usage only when asked for.
+		SilenceErrors: true, SilenceUsage: true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exit.With(exit.Usage, err) })
+	cmd.AddCommand(dev.Command(), load.Command(), ledger.Command(), serve.Command())
+	usageErrors(cmd)
+	return cmd
+}
+
+// usageErrors gives wrong arguments of any command the exit code of usage.
+func usageErrors(cmd *cobra.Command) {
+	check := cmd.Args
+	if check == nil && !cmd.HasSubCommands() {
+		check = cobra.ArbitraryArgs
+	}
+	if check == nil {
+		check = cobra.NoArgs
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error { return exit.With(exit.Usage, check(cmd, args)) }
+	if cmd.HasSubCommands() && !cmd.Runnable() {
+		cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+			return exit.Errorf(exit.Usage, "%s needs a command; see %s --help", cmd.CommandPath(), cmd.CommandPath())
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		usageErrors(sub)
+	}
+}
