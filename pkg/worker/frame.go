@@ -11,6 +11,7 @@ import (
 	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
 	schedulerv1 "github.com/spillway/spillway/proto/gen/spillway/scheduler/v1"
 
+	"github.com/spillway/spillway/pkg/rpc"
 	"github.com/spillway/spillway/pkg/share"
 )
 
@@ -62,8 +63,11 @@ func (w *Worker) apply(l *link, f *schedulerv1.WorkResponse) {
 	for _, t := range f.GetSettled().GetTokens() {
 		w.settled(now, tokenOf(t))
 	}
-	for _, t := range f.GetSettled().GetRefused() {
-		w.settled(now, tokenOf(t))
+	if refused := f.GetSettled().GetRefused(); len(refused) > 0 {
+		for _, t := range refused {
+			w.settled(now, tokenOf(t))
+		}
+		w.log.Warn("results refused: the leases had ended", "replica", l.replica, "count", len(refused), "reason", rpc.ReasonStaleLease)
 	}
 	for _, r := range f.GetRevokes() {
 		w.revoke(now, l, r)
@@ -122,7 +126,10 @@ func (w *Worker) welcome(now time.Time, l *link, m *schedulerv1.Welcome) {
 	if every := m.GetRenewEvery().AsDuration(); every > 0 {
 		w.renewEvery = every
 	}
-	w.need(now.Add(w.renewEvery))
+	if next := now.Add(w.renewEvery); next.Before(w.nextRenew) {
+		w.nextRenew = next
+	}
+	w.need(w.nextRenew)
 	w.log.Info("scheduler connected", "replica", l.replica, "address", l.address)
 	w.reconnect()
 }

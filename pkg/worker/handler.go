@@ -13,6 +13,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	schedulerv1 "github.com/spillway/spillway/proto/gen/spillway/scheduler/v1"
+
+	"github.com/spillway/spillway/pkg/rpc"
 )
 
 // Handler runs one job. See the package comment for what its error means.
@@ -31,13 +33,6 @@ var (
 	ErrRevoked = errors.New("worker: revoked")
 	// ErrStopping: the worker stops and the job did not end within Config.Drain.
 	ErrStopping = errors.New("worker: stopping")
-)
-
-// Reasons of an attempt that failed without the handler's doing, as error types in band.
-const (
-	reasonPanic      = "HANDLER_PANIC"
-	reasonNoHandler  = "NO_HANDLER"
-	reasonRunTimeout = "RUN_TIMEOUT"
 )
 
 const (
@@ -102,7 +97,7 @@ func broken(panicked any) error {
 	if panicked == nil {
 		panicked = "the handler called runtime.Goexit"
 	}
-	return &reasonError{reasonPanic, fmt.Sprintf("panic: %v\n%s", panicked, debug.Stack())}
+	return &reasonError{rpc.ReasonHandlerPanic, fmt.Sprintf("panic: %v\n%s", panicked, debug.Stack())}
 }
 
 // outcome translates what the handler returned into the result to report. cause is why the context ended, if it has.
@@ -133,7 +128,7 @@ func errorType(err, cause error) string {
 		return reason.reason
 	}
 	if errors.Is(cause, ErrRunTimeout) {
-		return reasonRunTimeout
+		return rpc.ReasonRunTimeout
 	}
 	for {
 		next := errors.Unwrap(err)

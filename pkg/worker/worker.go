@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spillway/spillway/pkg/rpc"
 	"github.com/spillway/spillway/pkg/share"
 )
 
@@ -113,7 +114,7 @@ func (w *Worker) handlerOf(typ string) Handler {
 		return h
 	}
 	return func(context.Context, *Job) error {
-		return &reasonError{reasonNoHandler, "no handler for type " + typ}
+		return &reasonError{rpc.ReasonNoHandler, "no handler for type " + typ}
 	}
 }
 
