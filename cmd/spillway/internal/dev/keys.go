@@ -56,7 +56,8 @@ func openKeys(dataDir string) (keys, error) {
 	return k, nil
 }
 
-// tokens signs what dev hands out. issuer is the cluster's id.
+// tokens signs what dev hands out and writes each token to <name>.token beside
+// the keys, for programs that take a file. issuer is the cluster's id.
 func (k keys) tokens(issuer string, now time.Time) (readyfile.Tokens, error) {
 	var t readyfile.Tokens
 	for _, want := range []struct {
@@ -73,6 +74,10 @@ func (k keys) tokens(issuer string, now time.Time) (readyfile.Tokens, error) {
 			return t, fmt.Errorf("sign token of %s: %w", want.subject, err)
 		}
 		*want.to = token
+		path := filepath.Join(filepath.Dir(k.macPath), want.subject+".token")
+		if err := os.WriteFile(path, []byte(token+"\n"), 0o600); err != nil {
+			return t, fmt.Errorf("token of %s: %w", want.subject, err)
+		}
 	}
 	return t, nil
 }

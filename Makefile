@@ -1,0 +1,37 @@
+# Every target is one command; `make` lists them.
+TOOLS := GOWORK=off go -C tools tool
+
+.PHONY: help build demo test race lint laws proto proto-check ci clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## the binary, in the current folder
+	go build -o spillway ./cmd/spillway
+
+demo: ## a flood that harms nobody, in under half a minute
+	go run ./cmd/spillway load
+
+test: ## every test
+	go test ./... ./test/...
+
+race: ## every test of the product under the race detector, in random order
+	go test -race -shuffle=on ./...
+
+lint: ## gofmt, go vet, staticcheck, buf lint
+	.ci/lint
+
+laws: ## the rules of the house
+	go test ./test/laws
+
+proto: ## generate proto/gen
+	tools/protos generate
+
+proto-check: ## is proto/gen what proto/ generates?
+	tools/protos diff
+
+ci: ## what decides whether a change lands
+	.ci/run
+
+clean: ## remove what make build made
+	rm -f spillway
