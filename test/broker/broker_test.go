@@ -2,48 +2,18 @@ package broker
 
 import (
 	"context"
-	"net"
+	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kfake"
 
 	"github.com/spillway/spillway/pkg/kafka"
 )
 
-// brokerEnv makes the test binary a broker that keeps its data in the directory
-// it names and serves the socket in there.
-const brokerEnv = "SPILLWAY_TEST_BROKER_DIR"
-
-func brokerMain(dir string) error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	socket := filepath.Join(dir, "s")
-	_ = os.Remove(socket)
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.DataDir(filepath.Join(dir, "data")),
-		kfake.ListenFn(func(string, string) (net.Listener, error) {
-			l, err := net.Listen("unix", socket)
-			return named{l}, err
-		}))
-	if err != nil {
-		return err
-	}
-	<-ctx.Done()
-	cluster.Close()
-	return nil
-}
-
-type named struct{ net.Listener }
-
-func (named) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9092} }
-
-// embedded starts the embedded broker as a process.
+// embedded builds the product and starts its broker as a process.
 func embedded(t *testing.T) Target {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "broker") // short: a socket's path has 108 bytes
@@ -51,14 +21,24 @@ func embedded(t *testing.T) Target {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	binary := filepath.Join(dir, "spillway")
+	build := exec.Command("go", "build", "-o", binary, "./cmd/spillway")
+	build.Dir = "../.."
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+
+	socket := filepath.Join(dir, "s")
+	target := Target{Addresses: []string{"unix:" + socket}, Durability: kafka.Single}
 	var process *exec.Cmd
-	target := Target{Addresses: []string{"unix:" + filepath.Join(dir, "s")}, Durability: kafka.Single}
+	var lifeline io.Closer // the broker ends when it closes: with this process at the latest
 	target.Start = func(t testing.TB) {
 		t.Helper()
-		process = exec.Command(os.Args[0])
-		process.Env = append(os.Environ(), brokerEnv+"="+dir)
+		process = exec.Command(binary, "serve", "broker", "--until-stdin-closes", "--data-dir", filepath.Join(dir, "data"), "--socket", socket)
 		process.Stderr = os.Stderr
-		process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		if lifeline, err = process.StdinPipe(); err != nil {
+			t.Fatal(err)
+		}
 		if err := process.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -75,15 +55,18 @@ func embedded(t *testing.T) Target {
 	}
 	target.Kill = func(t testing.TB) {
 		t.Helper()
-		if process == nil {
-			return
+		if err := process.Process.Kill(); err != nil {
+			t.Fatal(err)
 		}
-		_ = process.Process.Signal(syscall.SIGKILL)
-		_ = process.Wait()
-		process = nil
+		_ = process.Wait() // "killed"
 	}
 	target.Start(t)
-	t.Cleanup(func() { target.Kill(t) })
+	t.Cleanup(func() { // in order
+		lifeline.Close()
+		if err := process.Wait(); err != nil {
+			t.Errorf("the broker ended with %v", err)
+		}
+	})
 	return target
 }
 

@@ -353,7 +353,8 @@ func (s *suite) metadata(t *testing.T) {
 	if err != nil || len(text) < offsets.MaxMetadata-3 {
 		t.Fatalf("%d characters, %v", len(text), err)
 	}
-	want := kafka.Commit{Topic: s.layout.Jobs("low"), Partition: 0, Offset: 1 << 40, Metadata: text}
+	s.append(t, s.layout.Jobs("low"), 0, values(10, 10)...)
+	want := kafka.Commit{Topic: s.layout.Jobs("low"), Partition: 0, Offset: 7, Metadata: text}
 	if err := s.client.CommitOffsets(s.context(t), s.nobody(), []kafka.Commit{want}); err != nil {
 		t.Fatal(err)
 	}
@@ -364,7 +365,8 @@ func (s *suite) metadata(t *testing.T) {
 
 func (s *suite) commitBack(t *testing.T) {
 	topic := s.layout.Jobs("low")
-	for _, offset := range []int64{100, 7} {
+	s.append(t, topic, 1, values(10, 10)...)
+	for _, offset := range []int64{9, 2} {
 		c := kafka.Commit{Topic: topic, Partition: 1, Offset: offset, Metadata: kafka.FirstMetadata}
 		if err := s.client.CommitOffsets(s.context(t), s.nobody(), []kafka.Commit{c}); err != nil {
 			t.Fatal(err)

@@ -6,16 +6,14 @@ import (
 	"testing"
 )
 
-// The test binary is also the processes of its tests.
+// The test binary is also the members of its tests.
 func TestMain(m *testing.M) {
-	for env, run := range map[string]func(string) error{memberEnv: memberMain, brokerEnv: brokerMain} {
-		if config, ok := os.LookupEnv(env); ok {
-			if err := run(config); err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				os.Exit(1)
-			}
-			return
-		}
+	config, ok := os.LookupEnv(memberEnv)
+	if !ok {
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	if err := memberMain(config); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
