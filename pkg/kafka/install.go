@@ -47,9 +47,11 @@ func (l Layout) Validate() error {
 const (
 	keep = time.Duration(-1) // no retention: unfinished work never ages out
 
-	// Segments are small because space comes back only by whole segments:
-	// partitions × segment is what trimming can leave behind.
-	singleSegment     = 16 << 20
+	// Segments are small because space comes back only by whole segments, and
+	// never that of the last record: partitions × segment is what trimming can
+	// leave behind. At P = 8, L = 16 and 4 MiB that is 1,000 MiB, just below
+	// the embedded broker's cap.
+	singleSegment     = 4 << 20
 	replicatedSegment = 64 << 20
 )
 
