@@ -9,11 +9,14 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
 	"github.com/spillway/spillway/cmd/spillway/internal/dev"
 	"github.com/spillway/spillway/cmd/spillway/internal/exit"
+	"github.com/spillway/spillway/cmd/spillway/internal/install"
+	"github.com/spillway/spillway/cmd/spillway/internal/job"
 	"github.com/spillway/spillway/cmd/spillway/internal/ledger"
 	"github.com/spillway/spillway/cmd/spillway/internal/load"
 	"github.com/spillway/spillway/cmd/spillway/internal/serve"
@@ -36,7 +39,7 @@ func root() *cobra.Command {
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exit.With(exit.Usage, err) })
-	cmd.AddCommand(dev.Command(), load.Command(), ledger.Command(), serve.Command())
+	cmd.AddCommand(dev.Command(), load.Command(), job.Command(), ledger.Command(), install.Command(), serve.Command(), version())
 	usageErrors(cmd)
 	return cmd
 }
@@ -58,5 +61,27 @@ func usageErrors(cmd *cobra.Command) {
 	}
 	for _, sub := range cmd.Commands() {
 		usageErrors(sub)
+	}
+}
+
+func version() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "print the version of this binary",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			info, ok := debug.ReadBuildInfo()
+			if !ok {
+				return exit.Errorf(exit.Failed, "this binary holds no build information")
+			}
+			revision := ""
+			for _, s := range info.Settings {
+				if s.Key == "vcs.revision" {
+					revision = " " + s.Value
+				}
+			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "spillway %s%s %s\n", info.Main.Version, revision, info.GoVersion)
+			return err
+		},
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spillway/spillway/cmd/spillway/internal/census"
 	"github.com/spillway/spillway/cmd/spillway/internal/exit"
+	"github.com/spillway/spillway/cmd/spillway/internal/locate"
 	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
 	"github.com/spillway/spillway/pkg/kafka"
 )
@@ -43,7 +44,7 @@ neither an outcome nor another home.`,
 			if output != "table" && output != "json" {
 				return exit.Errorf(exit.Usage, "-o: want table or json")
 			}
-			target, err := readyfile.Running(dataDir)
+			target, err := locate.Find(dataDir)
 			if err != nil {
 				return err
 			}

@@ -19,6 +19,7 @@ import (
 	"github.com/spillway/spillway/cmd/spillway/internal/dev"
 	"github.com/spillway/spillway/cmd/spillway/internal/exit"
 	"github.com/spillway/spillway/cmd/spillway/internal/load/plan"
+	"github.com/spillway/spillway/cmd/spillway/internal/locate"
 	"github.com/spillway/spillway/cmd/spillway/internal/process"
 	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
 )
@@ -192,7 +193,7 @@ func main(cmd *cobra.Command, opts Options, output, dataDir string, own dev.Opti
 
 // attach finds the running dev, or starts one in dir.
 func attach(ctx context.Context, dataDir, dir string, own dev.Options, out *process.Output, log *slog.Logger) (target func() readyfile.File, stop func(), err error) {
-	found, err := readyfile.Running(dataDir)
+	found, err := locate.Find(dataDir)
 	if err == nil {
 		return func() readyfile.File {
 			// Pids change when a process is started again.

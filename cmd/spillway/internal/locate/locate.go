@@ -1,0 +1,69 @@
+// Package locate finds the installation that a command speaks to: what the
+// environment names, else the `spillway dev` that runs in the data directory.
+package locate
+
+import (
+	"errors"
+	"os"
+	"strings"
+
+	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
+	"github.com/spillway/spillway/pkg/kafka"
+	"github.com/spillway/spillway/pkg/rpc"
+)
+
+// The variables of the contract. An address that is set comes before that of a
+// running dev.
+const (
+	EnqueueVariable    = "SPILLWAY_ENQUEUE_ADDRESS"
+	SchedulerVariable  = "SPILLWAY_SCHEDULER_ADDRESS" // several, separated by commas
+	AutomationVariable = "SPILLWAY_AUTOMATION_ADDRESS"
+	KafkaVariable      = "SPILLWAY_KAFKA"
+	PrefixVariable     = "SPILLWAY_PREFIX"
+	TokenFileVariable  = "SPILLWAY_TOKEN_FILE"
+	MACKeyFileVariable = "SPILLWAY_MAC_KEY_FILE"
+)
+
+// Find returns where everything is. Without a running dev and without a single
+// variable the error wraps readyfile.ErrAbsent. A token file stands for the
+// tokens of all roles.
+func Find(dataDir string) (readyfile.File, error) {
+	f, err := readyfile.Running(dataDir)
+	if err != nil && !errors.Is(err, readyfile.ErrAbsent) {
+		return f, err
+	}
+	named := false
+	set := func(variable string, to *string) {
+		if v := os.Getenv(variable); v != "" {
+			*to, named = v, true
+		}
+	}
+	var schedulers, tokenFile string
+	set(EnqueueVariable, &f.Endpoints.Enqueue)
+	set(AutomationVariable, &f.Endpoints.Automation)
+	set(SchedulerVariable, &schedulers)
+	set(KafkaVariable, &f.Broker.Address)
+	if err != nil && !named && schedulers == "" {
+		return f, err
+	}
+	set(PrefixVariable, &f.Prefix)
+	set(MACKeyFileVariable, &f.MACKeyFile)
+	set(TokenFileVariable, &tokenFile)
+	if schedulers != "" {
+		f.Endpoints.Scheduler = strings.Split(schedulers, ",")
+	}
+	if f.Prefix == "" {
+		f.Prefix = kafka.DefaultPrefix
+	}
+	if f.Broker.Kind == "" {
+		f.Broker.Kind = "kafka"
+	}
+	if tokenFile != "" {
+		token, err := rpc.ReadTokenFile(tokenFile)
+		if err != nil {
+			return f, err
+		}
+		f.Tokens = readyfile.Tokens{Operator: token, Worker: token, Service: token}
+	}
+	return f, nil
+}
