@@ -17,7 +17,8 @@ const (
 	// slots may be out of date: near when few slots are open, because then a wrong
 	// view costs a bounced grant or an idle slot; far otherwise.
 	CreditNear = time.Millisecond
-	CreditFar  = 50 * time.Millisecond
+	// CreditFar is the far one.
+	CreditFar = 50 * time.Millisecond
 
 	// Priorities is the number of priorities; a Priority is below it.
 	Priorities = 5
