@@ -31,6 +31,7 @@ const (
 
 	joinBackoff  = 300 * time.Millisecond // after a failed join; the default is 5 s
 	groupTimeout = 5 * time.Second        // of the library's own calls
+	leaveTime    = RebalanceTimeout       // for leaving; also a join in progress takes no longer
 	ghostPause   = 100 * time.Millisecond // between attempts to make a ghost leave
 	classifyTime = 250 * time.Millisecond // for asking why a generation ended
 	errorLogGap  = 10 * time.Second       // between two log lines of the same trouble
@@ -60,7 +61,7 @@ type Config struct {
 // An error of own ends Run, which leaves the group and returns the error. If own
 // returns nil before its context has ended, the replica joins anew. A context
 // that ended is no error: Run returns nil after own has returned and the group
-// was told that we leave. Run returns an error at once if a topic's partition
+// was told that we leave (without an answer it waits 3 s). Run returns an error at once if a topic's partition
 // count is no multiple of P.
 func Run(ctx context.Context, config Config, own func(ctx context.Context, g *Generation) error) error {
 	if config.Shards < 1 {
@@ -88,9 +89,9 @@ func Run(ctx context.Context, config Config, own func(ctx context.Context, g *Ge
 	if err != nil {
 		return fmt.Errorf("shard: %w", err)
 	}
-	m := &membership{config: config, group: group, counts: counts, own: own}
+	m := &membership{config: config, group: group, counts: counts, own: own, closed: make(chan struct{})}
 	defer m.exorcise()
-	defer func() { _ = group.Close() }() // sends the leave; it cannot fail
+	defer m.leave()
 	return m.run(ctx)
 }
 
@@ -130,6 +131,9 @@ type membership struct {
 	group  *kafkago.ConsumerGroup
 	counts map[string]int
 	own    func(context.Context, *Generation) error
+
+	closing sync.Once
+	closed  chan struct{} // the library has left the group and stopped
 
 	// stopGhost ends the goroutine that makes a member of the past leave; nil
 	// when there is none.
@@ -230,18 +234,36 @@ func (m *membership) generation(ctx context.Context, next *kafkago.Generation) e
 	}
 	// Run ends: close the group before own's function returns, or the library
 	// would join again only to leave.
-	closed := make(chan struct{})
-	go func() { _ = m.group.Close(); close(closed) }()
-	select {
-	case <-ended:
-	case <-closed:
-	}
+	m.close()
+	<-ended
 	close(over)
-	<-closed
 	if err != nil {
 		return fmt.Errorf("shard: generation %d: %w", g.ID(), err)
 	}
 	return nil
+}
+
+// close begins to close the group: the library ends its generation, or its joining,
+// and tells the coordinator that we leave.
+func (m *membership) close() {
+	m.closing.Do(func() {
+		go func() {
+			_ = m.group.Close() // always nil
+			close(m.closed)
+		}()
+	})
+}
+
+// leave closes the group and waits for it, at most leaveTime. The library's calls
+// cannot be interrupted: against a broker that hangs they end by their own
+// deadlines, within groupTimeout and SessionTimeout, after Run has returned.
+func (m *membership) leave() {
+	m.close()
+	select {
+	case <-m.closed:
+	case <-time.After(leaveTime):
+		m.config.Log.Warn("left the group without an answer of the coordinator")
+	}
 }
 
 // haunt makes the member of a lost connection leave: the library has forgotten
