@@ -154,7 +154,7 @@ func (a *Admission) Inflight() (used, limit int64) { return a.budget.used, a.bud
 func (a *Admission) bind(caller Caller, job *Job, view View) (*Source, *Refusal) {
 	src := view.Source(job.Source)
 	named := caller.Sources == nil || matches(caller.Sources, job.Source)
-	// Of a source that never was nobody is a principal: only a credential that names it, or local mode, which is about to admit everybody, is
+	// Of a source that is not registered nobody is a principal: only a credential that names it, or local mode, which is about to admit everybody, is
 	// bound to it (S10).
 	bound := named && (a.limits.Local || caller.Sources != nil)
 	if src != nil {
@@ -163,8 +163,8 @@ func (a *Admission) bind(caller Caller, job *Job, view View) (*Source, *Refusal)
 	switch {
 	case !bound || caller.Types != nil && !matches(caller.Types, job.Type):
 		return nil, &Refusal{Reason: NotAllowed, Message: "the source does not exist or the caller may not enqueue as it"}
-	case src == nil || src.Deleted:
-		return nil, &Refusal{Reason: UnknownSource, Message: "the source " + job.Source + " is not registered", Unregistered: src == nil}
+	case src == nil:
+		return nil, &Refusal{Reason: UnknownSource, Message: "the source " + job.Source + " is not registered", Unregistered: true}
 	case !slices.Contains(src.Types, job.Type):
 		return nil, &Refusal{
 			Reason: UnknownType, Message: "the source does not declare the type " + job.Type, Unregistered: true,

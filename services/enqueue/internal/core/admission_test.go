@@ -76,7 +76,6 @@ func TestAdmit(t *testing.T) {
 		{name: "too large", job: func(j *Job) { j.PayloadBytes = 256<<10 + 1 }, reason: PayloadTooLarge, field: "job.payload"},
 		{name: "too much beside the payload", job: func(j *Job) { j.Bytes = 300 << 10 }, reason: PayloadTooLarge, field: "job.payload"},
 		{name: "unknown type", job: func(j *Job) { j.Type = "other" }, reason: UnknownType, field: "job.type"},
-		{name: "deleted", source: source(func(s *Source) { s.Deleted = true }), reason: UnknownSource},
 		{name: "blocked", effect: Effect{Blocked: true, Actor: "anna", Why: "runs away"}, reason: SourceBlocked},
 		{name: "held without a lane yet", effect: Effect{Held: true}, want: Placement{Verdict: Accepted, Lane: NoLane, Topic: Default, Own: Default}},
 		{name: "held with its lane", effect: Effect{Held: true}, marks: lane(Mark{Tenant: Every, Type: "tag", Lane: 9}), want: Placement{Verdict: Spilled, Lane: 9, Held: true, Topic: Default, Own: Default}},
@@ -131,13 +130,13 @@ func TestAdmit(t *testing.T) {
 func TestS10OneTextForStrangers(t *testing.T) {
 	w := &world{
 		sources: map[string]*Source{
-			"registered": source(), "blocked": source(), "deleted": source(func(s *Source) { s.Deleted = true }),
+			"registered": source(), "blocked": source(),
 			"own": source(func(s *Source) { s.Principals = []string{"stranger"} }),
 		},
 		effects: map[string]Effect{"blocked/": {Blocked: true, Actor: "anna"}},
 	}
 	texts := map[string]bool{}
-	for _, name := range []string{"registered", "blocked", "deleted", "never-was"} {
+	for _, name := range []string{"registered", "blocked", "never-was"} {
 		for _, typ := range []string{"tag", "unknown"} {
 			_, refusal := New(start, limits()).Admit(start, Caller{Subject: "stranger"}, &Job{Source: name, Type: typ}, w)
 			if refusal == nil {

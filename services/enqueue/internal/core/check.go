@@ -9,7 +9,8 @@ import (
 const HardPayloadBytes = 900 << 10
 
 // Fields are the parts of a job that have a form. The rules are those of job.proto, written out because a batch of a thousand jobs is judged
-// job by job, and the general validator costs more than all the rest of a job (TestCheckAgreesWithProto holds the two together).
+// job by job, and the general validator costs more than reading, judging and encoding it (BenchmarkProtovalidate, BenchmarkFromSpec; FuzzCheckAgreesWithProto
+// holds the two together).
 type Fields struct {
 	Source, Tenant, Type, ContentType, Key, Parent, RedriveOf string
 	// PriorityOK says that the priority is a known one or absent, NotBeforeOK that the time is a valid one or absent.

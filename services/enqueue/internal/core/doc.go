@@ -10,7 +10,7 @@
 // # Guarantees
 //
 //   - A refusal changes nothing: no rate is spent, no memory is held (TestRefusalChangesNothing).
-//   - A caller that is not bound to a source learns nothing of it: one text whether it is registered, blocked, deleted or never was
+//   - A caller that is not bound to a source learns nothing of it: one text whether it is registered, blocked or never was
 //     (TestS10OneTextForStrangers).
 //   - One source never holds more than its share of the memory, so that a broker that stands still under a flood leaves room for everybody
 //     else; the lowest priority is refused first (TestO1LowestPriorityIsRefusedFirst).

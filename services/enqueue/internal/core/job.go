@@ -102,8 +102,6 @@ type Source struct {
 	MaxDepth int32
 	// KeyWindow is how long an explicit idempotency key is remembered.
 	KeyWindow time.Duration
-	// Deleted sources are unknown to everybody but never registered anew by a caller (S11).
-	Deleted bool
 }
 
 // Effect is what the switches in force mean for a flow.
@@ -119,7 +117,7 @@ type Effect struct {
 
 // View is control log and status as last read. Its methods are called under the Admission's lock: they must not block.
 type View interface {
-	// Source tells of a registered or deleted source; nil when it never was.
+	// Source tells of a registered source; nil when there is none.
 	Source(name string) *Source
 	// Effect tells what the switches mean for the flow at now.
 	Effect(source, tenant string, now time.Time) Effect
