@@ -88,6 +88,18 @@ func (o *Owner) LaneOf(shard int32, source, typ string) (partition int32, has bo
 	return int32(s.spill[number].Partition), true
 }
 
+// Exhausted reports whether no lane of the shard is free: what finds none is in the common lane.
+func (o *Owner) Exhausted(shard int32) bool {
+	s := o.shard(shard)
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, free := s.lanes.Count()
+	return free == 0
+}
+
 // watchLanes keeps the engine informed of what lanes hold, until ctx ends.
 func (o *Owner) watchLanes(ctx context.Context) {
 	tick := time.NewTicker(lookEvery)

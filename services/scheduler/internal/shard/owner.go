@@ -34,8 +34,8 @@ const attachTogether = 4
 // Config is what the owner needs to know of its installation.
 type Config struct {
 	Topics  kafka.Topics
-	Shards  int // P
-	Replica string
+	Name    string // of the replica, kept over restarts: shards are dealt by it
+	Replica string // unique for the life of the process: fences carry it
 	MACKey  []byte
 }
 
@@ -57,6 +57,7 @@ type Owner struct {
 	cfg  Config
 	deps Deps
 
+	total    int // P, from Run on
 	commitMu sync.Mutex
 	mu       sync.RWMutex
 	shards   map[int32]*owned
@@ -69,10 +70,11 @@ func New(cfg Config, deps Deps) *Owner {
 	return &Owner{cfg: cfg, deps: deps, shards: make(map[int32]*owned)}
 }
 
-// Run joins the group and owns what it is given, until ctx ends.
-func (o *Owner) Run(ctx context.Context) error {
+// Run joins the group and owns what it is given of the installation's shards, until ctx ends.
+func (o *Owner) Run(ctx context.Context, shards int) error {
+	o.total = shards
 	return group.Run(ctx, group.Config{
-		Client: o.deps.Kafka, Topics: o.cfg.Topics, Shards: o.cfg.Shards, Replica: o.cfg.Replica, Log: o.deps.Log,
+		Client: o.deps.Kafka, Topics: o.cfg.Topics, Shards: shards, Replica: o.cfg.Name, Log: o.deps.Log,
 	}, func(generation context.Context, g *group.Generation) error { return o.own(generation, ctx, g) })
 }
 
@@ -267,7 +269,7 @@ func (o *Owner) take(ctx context.Context, g *group.Generation, id int, positions
 		return nil, err
 	}
 	s := &owned{
-		id: int32(id), shards: o.cfg.Shards, epoch: fence, since: now, lanes: lane.New(len(g.Partitions(o.cfg.Topics.Spill(), id))),
+		id: int32(id), shards: o.total, epoch: fence, since: now, lanes: lane.New(len(g.Partitions(o.cfg.Topics.Spill(), id))),
 		byJob: make(map[core.JobID][]int64), history: make(map[core.JobID]past),
 		events: events{next: committed.Offset, counts: counts},
 	}

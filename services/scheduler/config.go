@@ -1,0 +1,62 @@
+package scheduler
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Config is what an operator sets.
+type Config struct {
+	// Replica is this replica's name, kept over restarts: scheduler-0.
+	Replica string `env:"SPILLWAY_REPLICA" default:"scheduler-0" doc:"name of this replica, kept over restarts"`
+	// Address is where workers reach this replica; empty: the listener's.
+	Address string `env:"SPILLWAY_ADVERTISE" doc:"host:port at which workers reach this replica; empty: the listener's address"`
+	// Prefix is the topics' prefix.
+	Prefix string `env:"SPILLWAY_PREFIX" default:"spillway." doc:"prefix of the topics"`
+	// Durability is the declared durability mode: replicated or single.
+	Durability string `env:"SPILLWAY_DURABILITY" default:"replicated" doc:"replicated (RF 3, min ISR 2) or single: weaker topics are refused"`
+	// Memory bounds the jobs that wait in memory, in bytes.
+	Memory int64 `env:"SPILLWAY_SCHEDULER_MEMORY" default:"67108864" unit:"bytes" doc:"jobs that wait in memory; the rest is in lanes"`
+	// Reserve is the part of others' need that is never lent.
+	Reserve float64 `env:"SPILLWAY_SCHEDULER_RESERVE" default:"0.7" doc:"part of others' need for slots that is never lent: 0 to 1"`
+	// Reflection serves gRPC reflection.
+	Reflection bool `env:"SPILLWAY_REFLECTION" default:"false" doc:"serve gRPC reflection to role read"`
+}
+
+// The times that only work together (architecture §6): no knobs, one profile.
+const (
+	freshness  = 500 * time.Millisecond // a control log confirmed longer ago fences grants
+	session    = 6 * time.Second
+	suspended  = 15 * time.Second // how long leases are renewed without a generation
+	leaseTTL   = 20 * time.Second
+	renewEvery = 5 * time.Second
+	quarantine = 29 * time.Second
+)
+
+// checkTimes holds the profile together.
+func checkTimes() error {
+	if !(freshness < session && session < suspended) || quarantine < suspended+leaseTTL-session || quarantine < leaseTTL+9*time.Second {
+		return errors.New("scheduler: the times of leases, sessions and quarantine do not fit together")
+	}
+	return nil
+}
+
+// Validate returns what is wrong, everything at once.
+func (c Config) Validate() error {
+	var wrong []error
+	if c.Replica == "" {
+		wrong = append(wrong, errors.New("SPILLWAY_REPLICA is empty"))
+	}
+	if c.Durability != "replicated" && c.Durability != "single" {
+		wrong = append(wrong, fmt.Errorf("SPILLWAY_DURABILITY is %q, want replicated or single", c.Durability))
+	}
+	if c.Memory < 4<<20 || c.Memory > 1<<40 {
+		wrong = append(wrong, fmt.Errorf("SPILLWAY_SCHEDULER_MEMORY is %d bytes, want 4 MiB to 1 TiB", c.Memory))
+	}
+	if !(c.Reserve >= 0 && c.Reserve <= 1) {
+		wrong = append(wrong, fmt.Errorf("SPILLWAY_SCHEDULER_RESERVE is %v, want 0 to 1", c.Reserve))
+	}
+	wrong = append(wrong, checkTimes())
+	return errors.Join(wrong...)
+}

@@ -1,0 +1,67 @@
+package shard
+
+import (
+	"testing"
+
+	"pgregory.net/rapid"
+
+	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
+)
+
+// TestEventsAgainstASet checks that the position to commit never passes an event that is still needed, and that the counts are exactly
+// those of the terminal events below it.
+func TestEventsAgainstASet(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		start := rapid.Int64Range(0, 100).Draw(t, "start")
+		l := events{next: start}
+		type known struct {
+			outcome jobv1.Outcome
+			done    bool
+		}
+		model, next := map[int64]known{}, start
+		t.Repeat(map[string]func(*rapid.T){
+			"add": func(t *rapid.T) {
+				next += rapid.Int64Range(0, 3).Draw(t, "gap") // others' events lie in between
+				outcome := jobv1.Outcome(rapid.IntRange(0, 6).Draw(t, "outcome"))
+				l.add(next, outcome)
+				model[next] = known{outcome: outcome}
+				next++
+			},
+			"done": func(t *rapid.T) {
+				offset := rapid.Int64Range(start, max(start, next)).Draw(t, "offset")
+				l.done(offset)
+				if k, has := model[offset]; has {
+					k.done = true
+					model[offset] = k
+				}
+			},
+			"": func(t *rapid.T) {
+				low, want := l.low(), Counts{}
+				for offset, k := range model {
+					if !k.done && offset < low {
+						t.Fatalf("low is %d, above the event at %d", low, offset)
+					}
+					if offset < low {
+						want.add(k.outcome)
+					}
+				}
+				if l.counts != want {
+					t.Fatalf("counts %v below %d, want %v", l.counts, low, want)
+				}
+			},
+		})
+	})
+}
+
+func TestCountsSurviveTheirText(t *testing.T) {
+	want := Counts{1, 2, 3, 4, 5, 6}
+	got, err := ParseCounts(want.String())
+	if err != nil || got != want {
+		t.Fatalf("%v, %v", got, err)
+	}
+	for _, bad := range []string{"1", "1,2,3,4,5", "1,2,3,4,5,6,7", "a,2,3,4,5,6", "-1,2,3,4,5,6"} {
+		if _, err := ParseCounts(bad); err == nil {
+			t.Errorf("%q was read", bad)
+		}
+	}
+}
