@@ -94,11 +94,11 @@ func (w *Worker) wanted(now time.Time, retries map[string]*retry, boot int) (dia
 		dial = append(dial, w.newLink(address, isBoot))
 	}
 	for _, r := range w.topology {
-		if !slices.ContainsFunc(w.links, func(l *link) bool { return l.replica == r.GetId() || l.address == r.GetAddress() }) {
+		if !slices.ContainsFunc(w.links, func(l *link) bool { return !l.drained && (l.replica == r.GetId() || l.address == r.GetAddress()) }) {
 			try(r.GetAddress(), false)
 		}
 	}
-	if len(w.links) == 0 {
+	if !slices.ContainsFunc(w.links, func(l *link) bool { return !l.drained }) {
 		targets := targets(w.cfg.Schedulers)
 		try(targets[boot%len(targets)], true)
 	}

@@ -73,8 +73,10 @@ func (w *Worker) apply(l *link, f *schedulerv1.WorkResponse) {
 		w.revoke(now, l, r)
 	}
 	if f.Drain != nil {
+		// It takes results until it ends, or until the replica has welcomed another stream.
 		l.drained = true
-		l.cancel(errDrained)
+		w.slots.Close(now, l.key)
+		w.reconnect()
 	}
 	w.flush(now)
 	w.quiet()
@@ -281,7 +283,7 @@ func (w *Worker) hello(l *link) *schedulerv1.Hello {
 			return l.shards[t.Shard]
 		}
 		to := w.route(t.Shard, from)
-		return to == nil || to == l
+		return to == nil || to == l || to.drained // this one may take the place of to
 	}
 	for t, held := range w.leases {
 		if mine(t, held.from) {

@@ -46,7 +46,7 @@ type link struct {
 	replica  string // from Welcome; "": not welcomed yet
 	open     bool   // the stream exists
 	closed   bool
-	drained  bool // ended by the replica's wish: dial again at once
+	drained  bool // the replica will end it: another stream is opened beside it
 	welcomed time.Time
 
 	// What the writer has to write, in order of arrival.

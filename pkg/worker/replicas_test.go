@@ -132,17 +132,53 @@ func TestUnownedShardKeepsResults(t *testing.T) {
 	})
 }
 
-func TestDrainOfReplicaOpensAnotherStreamAtOnce(t *testing.T) {
-	bubble(t, 1, func(wd *world, s *scheduler) {
-		wd.worker.Handle("tag", nothing)
-		wd.run()
-		st, _ := s.accept(3)
-		began := time.Now()
-		st.send(&schedulerv1.WorkResponse{Drain: &schedulerv1.Drain{Reason: "old"}})
-		s.accept(3)
-		if time.Since(began) > time.Millisecond {
-			t.Fatalf("after %s", time.Since(began))
-		}
+// TestDrainOfReplica: another stream is opened at once; the old one takes results until the new one is welcome, or for good if the replica
+// turns the new one away because it stops.
+func TestDrainOfReplica(t *testing.T) {
+	goodbye := &schedulerv1.WorkResponse{Drain: &schedulerv1.Drain{Reason: "old"}}
+	slow := func(context.Context, *Job) error { time.Sleep(time.Second); return nil }
+	t.Run("old stream", func(t *testing.T) {
+		bubble(t, 1, func(wd *world, s *scheduler) {
+			wd.worker.Handle("slow", slow)
+			wd.run()
+			st, _ := s.accept(3)
+			st.send(grants(grant(1, "slow")))
+			st.next(hasStarted)
+			began := time.Now()
+			st.send(goodbye)
+			again, hello := s.accept(3)
+			if time.Since(began) > time.Millisecond || len(hello.Held) != 1 {
+				t.Fatalf("after %s, held %v", time.Since(began), hello.Held)
+			}
+			if r := again.next(hasResults).Results[0]; r.Token.Counter != 1 {
+				t.Fatalf("result %v", r)
+			}
+			again.send(settles(token(1)))
+			if _, ok := <-st.in; ok {
+				st.drop()
+			}
+		})
+	})
+	t.Run("replica stops", func(t *testing.T) {
+		bubble(t, 2, func(wd *world, s *scheduler) {
+			wd.worker.Handle("slow", slow)
+			wd.run()
+			st, _ := s.accept(3)
+			st.send(grants(grant(1, "slow")))
+			st.next(hasStarted)
+			st.send(goodbye)
+			go func() {
+				for again := range s.streams {
+					again.end <- status.Error(codes.Unavailable, "stopping")
+				}
+			}()
+			if r := st.next(hasResults).Results[0]; r.Token.Counter != 1 {
+				t.Fatalf("result %v", r)
+			}
+			st.send(settles(token(1)))
+			wd.end()
+			close(s.streams)
+		})
 	})
 }
 

@@ -164,7 +164,7 @@ func (l *Loop) decide() (until time.Time, more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	if !l.ports.Gate.Open(now) {
+	if l.leaving != nil || !l.ports.Gate.Open(now) {
 		return time.Time{}, false // the next tick asks again
 	}
 	for range batch {
@@ -301,7 +301,8 @@ func (l *Loop) SetTopology(replicas []core.Replica) {
 	}
 }
 
-// Drain asks every worker to go elsewhere and refuses new sessions. It is the first step of a stop.
+// Drain grants no more, asks every worker to go elsewhere and refuses new sessions. Open sessions take results until Run's context ends.
+// It is the first step of a stop.
 func (l *Loop) Drain(reason string, within time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
