@@ -52,49 +52,60 @@ func (b *budget) retry(n int) int {
 	return n
 }
 
-// throttle refuses calls here while most of what is sent comes back as overloaded or does not come back: of the last ten seconds, calls are
-// refused with the probability (requests − 2 × answered) ÷ (requests + 1). So at least every second call is still sent until nothing is
-// answered at all, and a service that recovers is noticed at once.
+// throttle refuses calls here while most tries come back as overloaded, or not at all: a call is refused with the probability
+// (tries − 2 × answered) ÷ tries over the last seconds (reliability O3). Refused calls count as tries, so the slower the service answers the
+// fewer come; a quarter is always sent, so that a service that recovers is noticed and has all its calls back within two windows.
 type throttle struct {
 	mu      sync.Mutex
-	seconds [throttleWindow]struct {
-		at                 int64
-		requests, answered int
-	}
+	seconds [throttleWindow]tally
 }
 
-// throttleWindow is in seconds: how fast a client slows down, and comes back.
-const throttleWindow = 10
+// tally counts what ended within one second.
+type tally struct {
+	at              int64
+	tries, answered int
+}
 
-// allow says whether a call of n jobs may be sent; it counts as a request either way. r is from [0, 1).
+const (
+	// throttleWindow is in seconds.
+	throttleWindow = 5
+	// throttleFrom is how many tries the window must hold: a client with little traffic does no harm.
+	throttleFrom = 20
+	// throttleMost is the largest part of the calls that is refused.
+	throttleMost = 0.75
+)
+
+// allow says whether a call of n jobs may be sent. r is from [0, 1).
 func (t *throttle) allow(now time.Time, n int, r float64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	requests, answered := 0, 0
+	tries, answered := 0, 0
 	for _, s := range t.seconds {
 		if now.Unix()-s.at < throttleWindow {
-			requests += s.requests
+			tries += s.tries
 			answered += s.answered
 		}
 	}
-	t.second(now).requests += n
-	return r >= float64(requests-2*answered)/float64(requests+1)
+	if tries < throttleFrom || r >= min(float64(tries-2*answered)/float64(tries), throttleMost) {
+		return true
+	}
+	t.second(now).tries += n
+	return false
 }
 
-// answered counts jobs that got a verdict, whichever.
-func (t *throttle) answered(now time.Time, n int) {
+// ended counts tries of jobs, and how many of them got a verdict, whichever.
+func (t *throttle) ended(now time.Time, tries, answered int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.second(now).answered += n
+	s := t.second(now)
+	s.tries += tries
+	s.answered += answered
 }
 
-func (t *throttle) second(now time.Time) *struct {
-	at                 int64
-	requests, answered int
-} {
+func (t *throttle) second(now time.Time) *tally {
 	s := &t.seconds[now.Unix()%throttleWindow]
 	if s.at != now.Unix() {
-		s.at, s.requests, s.answered = now.Unix(), 0, 0
+		*s = tally{at: now.Unix()}
 	}
 	return s
 }

@@ -81,7 +81,7 @@ func (c *Client) try(ctx context.Context, specs []*jobv1.JobSpec, open []int, it
 		}
 		items[i].Err = e
 	}
-	c.throttle.answered(time.Now(), verdicts)
+	c.throttle.ended(time.Now(), len(open), verdicts)
 	return still, asked
 }
 
