@@ -1,0 +1,127 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/spillway/spillway/pkg/telemetry"
+)
+
+const (
+	// Client keepalive: a dead peer is noticed within 25 s. The server's
+	// MinTime of 10 s allows it.
+	pingEvery   = 20 * time.Second
+	pingTimeout = 5 * time.Second
+
+	// maxReply bounds what a client accepts in one message: twice what the
+	// largest server sends.
+	maxReply = 8 << 20
+
+	// tokenAge is how long a token that was read from a file is used before
+	// the file is read again, so that rotation needs no restart.
+	tokenAge = 10 * time.Second
+
+	// Several addresses of one service share the calls.
+	serviceConfig = `{"loadBalancingConfig":[{"round_robin":{}}]}`
+)
+
+// DialConfig is how to reach a service. The zero value dials without a token.
+type DialConfig struct {
+	// Token is sent with every call, as is.
+	Token string
+	// TokenFile names a file that holds the token; it is read again every
+	// 10 s. Ignored when Token is set.
+	TokenFile string
+	// Telemetry traces and meters the calls; nil does not.
+	Telemetry *telemetry.Telemetry
+	// Dialer opens connections; nil uses the network.
+	Dialer func(ctx context.Context, address string) (net.Conn, error)
+	// Options are gRPC's own, applied last.
+	Options []grpc.DialOption
+}
+
+// Dial makes a connection to a service; it connects in the background and
+// again whenever it has to. Service configs that a resolver brings are
+// ignored. The connection is plaintext, to this machine only: any other
+// address fails the handshake, before the token is sent.
+func Dial(target string, cfg DialConfig) (*grpc.ClientConn, error) {
+	opts := []grpc.DialOption{
+		grpc.WithTransportCredentials(localCredentials{}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingTimeout, PermitWithoutStream: true}),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDefaultServiceConfig(serviceConfig),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply)),
+		grpc.WithUserAgent("spillway"),
+	}
+	switch {
+	case cfg.Token != "":
+		opts = append(opts, grpc.WithPerRPCCredentials(&bearer{token: cfg.Token}))
+	case cfg.TokenFile != "":
+		b := &bearer{file: cfg.TokenFile}
+		if _, err := b.get(time.Now()); err != nil {
+			return nil, err
+		}
+		opts = append(opts, grpc.WithPerRPCCredentials(b))
+	}
+	if h := clientTrace(cfg.Telemetry); h != nil {
+		opts = append(opts, grpc.WithStatsHandler(h))
+	}
+	if cfg.Dialer != nil {
+		opts = append(opts, grpc.WithContextDialer(cfg.Dialer))
+	}
+	return grpc.NewClient(target, append(opts, cfg.Options...)...)
+}
+
+// bearer adds the token to each call. It demands no transport security,
+// because localCredentials already refuses every peer that would need it.
+type bearer struct {
+	file string
+
+	mu    sync.Mutex
+	token string
+	read  time.Time
+}
+
+var _ credentials.PerRPCCredentials = (*bearer)(nil)
+
+func (b *bearer) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
+	info, _ := credentials.RequestInfoFromContext(ctx)
+	if _, local := info.AuthInfo.(localInfo); !local {
+		return nil, errors.New("a token is sent over local connections only")
+	}
+	token, err := b.get(time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return map[string]string{"authorization": "Bearer " + token}, nil
+}
+
+func (*bearer) RequireTransportSecurity() bool { return false }
+
+// get is the current token. A file that has become unreadable is only an error
+// when it never was readable.
+func (b *bearer) get(now time.Time) (string, error) {
+	if b.file == "" {
+		return b.token, nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.token != "" && now.Sub(b.read) < tokenAge {
+		return b.token, nil
+	}
+	token, err := ReadTokenFile(b.file)
+	if err == nil {
+		b.token = token
+	} else if b.token == "" {
+		return "", err
+	}
+	b.read = now
+	return b.token, nil
+}

@@ -1,0 +1,24 @@
+// Package rpc is how Spillway's services speak: one gRPC server, one way to
+// dial it, one form of error, one form of credential and one admin listener,
+// so that the four services answer a stranger, a flood and a panic alike.
+//
+// # What a server guarantees
+//
+//   - No method without a role: NewServer refuses to start when a registered
+//     method is not in Config.Roles, or a listed one is not registered.
+//   - Nobody unknown reaches a handler: except for health, every call carries
+//     a token that was verified locally, and its role allows the method.
+//   - No invalid request reaches a handler: protovalidate's rules run first,
+//     and the refusal names every offending field at once.
+//   - Nothing is unbounded: message and header sizes, streams and connections,
+//     the deadline of every unary call, the time to stop.
+//   - A panic ends its call, not the process, and no internal text leaves it.
+//   - Plaintext is served and dialled on this machine only.
+//
+// # Order of the chain
+//
+//	trace (stats handler) → contain → deadline → authorise → validate → handler
+//
+// The service's refusals are made from Error; this package turns everything
+// that is not one into INTERNAL with a request id, logged here once.
+package rpc

@@ -1,0 +1,253 @@
+package rpc
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+const (
+	// maxToken bounds a token before anything of it is parsed. Ours have 500
+	// bytes; headers altogether may have 16 KiB.
+	maxToken = 8 << 10
+	// leeway covers clocks that differ, on exp, nbf and iat.
+	leeway = time.Minute
+	// refreshKeys is how often the JWKS file is looked at, by whatever call
+	// comes next. A flood of unknown kids causes no more looks than that.
+	refreshKeys = time.Minute
+	// staleKeys is how long the last good keys serve when the file has become
+	// unreadable.
+	staleKeys = time.Hour
+	// maxVerified bounds the tokens whose signature need not be checked again
+	// (about 1 KiB each). Only good tokens are remembered, so strangers cannot
+	// fill it.
+	maxVerified = 2048
+
+	maxNames = 64 // roles, sources or types in one token
+	maxName  = 128
+)
+
+var (
+	// ErrToken means that a token is not acceptable. Which check failed is in
+	// the text, for logs; callers are told nothing.
+	ErrToken = errors.New("token refused")
+	// ErrNotReady means that tokens cannot be judged yet: the cluster id is
+	// not known, or the keys have been unreadable for too long.
+	ErrNotReady = errors.New("tokens cannot be verified yet")
+)
+
+// Verifier judges tokens by a local JWKS file. It is safe for concurrent use
+// and starts no goroutine.
+type Verifier struct {
+	file   string
+	issuer func() string
+	parser *jwt.Parser
+
+	mu       sync.Mutex
+	keys     map[string]ed25519.PublicKey
+	raw      []byte    // the file that keys came from
+	looked   time.Time // when the file was last looked at
+	good     time.Time // when it was last read well
+	verified map[[sha256.Size]byte]verified
+}
+
+// verified is a token whose signature and claims were good; only its times,
+// its issuer and the keys can make it bad later. Keys that change empty the
+// map.
+type verified struct {
+	caller Caller
+	issuer string
+	from   time.Time // nbf, zero when absent
+}
+
+// NewVerifier reads the JWKS file (SPILLWAY_TOKEN_KEYS), which must be sound at
+// start; later changes are seen within a minute. issuer is the cluster id, or
+// "" as long as it is not known: then every token is answered ErrNotReady.
+func NewVerifier(file string, issuer func() string, now time.Time) (*Verifier, error) {
+	v := &Verifier{
+		file: file, issuer: issuer, verified: make(map[[sha256.Size]byte]verified),
+		parser: jwt.NewParser(
+			jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}),
+			jwt.WithStrictDecoding(),
+			jwt.WithoutClaimsValidation(), // below, with the caller's now
+		),
+	}
+	if err := v.load(now); err != nil {
+		return nil, fmt.Errorf("token keys: %w", err)
+	}
+	return v, nil
+}
+
+// Verify judges a token: ErrToken when it is not acceptable, ErrNotReady when
+// that cannot be told now.
+func (v *Verifier) Verify(token string, now time.Time) (Caller, error) {
+	if len(token) > maxToken {
+		return Caller{}, refuse("%d bytes long", len(token))
+	}
+	issuer := v.issuer()
+	if issuer == "" {
+		return Caller{}, fmt.Errorf("%w: cluster id is not known", ErrNotReady)
+	}
+	id := sha256.Sum256([]byte(token))
+	keys, known, err := v.look(id, now)
+	if err != nil {
+		return Caller{}, err
+	}
+	if known.issuer != issuer {
+		if known, err = v.judge(token, issuer, keys, now); err != nil {
+			return Caller{}, err
+		}
+		v.remember(id, known)
+	}
+	if !known.from.IsZero() && now.Add(leeway).Before(known.from) {
+		return Caller{}, refuse("not valid yet")
+	}
+	if !now.Before(known.caller.Expires.Add(leeway)) {
+		return Caller{}, refuse("expired")
+	}
+	return known.caller, nil
+}
+
+// look returns the current keys and what is known of a token, and reads the
+// file again when it is time to.
+func (v *Verifier) look(id [sha256.Size]byte, now time.Time) (map[string]ed25519.PublicKey, verified, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if now.Sub(v.looked) >= refreshKeys {
+		if err := v.load(now); err != nil && now.Sub(v.good) >= staleKeys {
+			return nil, verified{}, fmt.Errorf("%w: keys unreadable since %s: %w", ErrNotReady, v.good.Format(time.RFC3339), err)
+		}
+	}
+	if now.Sub(v.good) >= staleKeys { // unreadable, and not yet time to look again
+		return nil, verified{}, fmt.Errorf("%w: keys unreadable since %s", ErrNotReady, v.good.Format(time.RFC3339))
+	}
+	return v.keys, v.verified[id], nil
+}
+
+// load reads the file; on an error the old keys stay. The caller holds mu or is
+// alone.
+func (v *Verifier) load(now time.Time) error {
+	v.looked = now
+	raw, err := readBounded(v.file, false)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(raw, v.raw) {
+		keys, err := parseJWKS(raw)
+		if err != nil {
+			return fmt.Errorf("%s: %w", v.file, err)
+		}
+		v.keys, v.raw = keys, raw
+		clear(v.verified)
+	}
+	v.good = now
+	return nil
+}
+
+func (v *Verifier) remember(id [sha256.Size]byte, known verified) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.verified) >= maxVerified {
+		clear(v.verified) // the few that are in use come back at once
+	}
+	v.verified[id] = known
+}
+
+type tokenClaims struct {
+	jwt.RegisteredClaims
+	Roles   []string `json:"roles"`
+	Sources []string `json:"sources"`
+	Types   []string `json:"types"`
+}
+
+// judge checks everything of a token that does not change with time, and the
+// signature last of what costs.
+func (v *Verifier) judge(token, issuer string, keys map[string]ed25519.PublicKey, now time.Time) (verified, error) {
+	var claims tokenClaims
+	parsed, err := v.parser.ParseWithClaims(token, &claims, func(t *jwt.Token) (any, error) {
+		if err := checkHeader(t.Header); err != nil {
+			return nil, err
+		}
+		kid, _ := t.Header["kid"].(string)
+		key, ok := keys[kid]
+		if !ok {
+			return nil, errors.New("unknown kid")
+		}
+		return key, nil
+	})
+	if err != nil || !parsed.Valid {
+		return verified{}, refuse("%w", err)
+	}
+	switch {
+	case claims.Issuer != issuer:
+		return verified{}, refuse("other issuer")
+	case !slices.Contains(claims.Audience, Audience):
+		return verified{}, refuse("other audience")
+	case claims.ExpiresAt == nil:
+		return verified{}, refuse("no exp")
+	case claims.IssuedAt != nil && now.Add(leeway).Before(claims.IssuedAt.Time):
+		return verified{}, refuse("issued in the future")
+	case claims.Subject == "" || len(claims.Subject) > maxName:
+		return verified{}, refuse("sub of %d bytes", len(claims.Subject))
+	case len(claims.Roles) == 0 || len(claims.Roles) > maxNames:
+		return verified{}, refuse("%d roles", len(claims.Roles))
+	}
+	for _, pattern := range slices.Concat(claims.Sources, claims.Types) {
+		if !isPattern(pattern) {
+			return verified{}, refuse("pattern %.64q", pattern)
+		}
+	}
+	if len(claims.Sources) > maxNames || len(claims.Types) > maxNames {
+		return verified{}, refuse("more than %d patterns", maxNames)
+	}
+	known := verified{issuer: issuer, caller: Caller{
+		Subject: claims.Subject, Roles: claims.Roles, Sources: claims.Sources, Types: claims.Types,
+		Expires: claims.ExpiresAt.Time,
+	}}
+	if claims.NotBefore != nil {
+		known.from = claims.NotBefore.Time
+	}
+	return known, nil
+}
+
+// checkHeader refuses what RFC 8725 warns of: keys that the token brings or
+// points to, extensions that we do not know, and tokens of another type.
+func checkHeader(header map[string]any) error {
+	for _, name := range []string{"jku", "jwk", "x5u", "x5c", "crit"} {
+		if _, present := header[name]; present {
+			return fmt.Errorf("header %s is not accepted", name)
+		}
+	}
+	typ, _ := header["typ"].(string)
+	switch strings.ToLower(typ) {
+	case "jwt", tokenType, "application/" + tokenType:
+		return nil
+	}
+	return errors.New("typ is not that of an access token")
+}
+
+// isPattern holds patterns to the characters of names, and *.
+func isPattern(pattern string) bool {
+	if pattern == "" || len(pattern) > maxName {
+		return false
+	}
+	for _, c := range []byte(pattern) {
+		ok := 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '.' || c == '_' || c == '-' || c == '*'
+		if !ok {
+			return false
+		}
+	}
+	return true
+}
+
+func refuse(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrToken, fmt.Errorf(format, args...))
+}
