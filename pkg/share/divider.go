@@ -166,28 +166,25 @@ func (d *Divider) Tick(now time.Time) {
 	d.settle(now)
 }
 
-// Next is the earliest time at which Tick has a ticket to end or a stream has
-// credit to write; zero when nothing is pending.
+// Next is the earliest time at which Tick has a ticket to end; zero: never.
 func (d *Divider) Next() time.Time {
 	var next time.Time
 	for _, r := range d.replicas {
-		if len(r.tickets) > 0 {
-			next = earlier(next, r.tickets[0])
+		if len(r.tickets) > 0 && (next.IsZero() || r.tickets[0].Before(next)) {
+			next = r.tickets[0]
 		}
-		next = earlier(next, d.due(r))
 	}
 	return next
 }
 
-// Due reports whether replica id has to be written to now: a ticket, or credit
-// whose time has come.
-func (d *Divider) Due(now time.Time, id string) bool {
+// Due is when replica id has to be written to, because of a ticket or of credit; zero: not at all. It may be in the
+// past.
+func (d *Divider) Due(id string) time.Time {
 	r := d.find(id)
 	if r == nil {
-		return false
+		return time.Time{}
 	}
-	at := d.due(r)
-	return !at.IsZero() && !now.Before(at)
+	return d.due(r)
 }
 
 // Frame is what Take hands to the writer of one stream.
@@ -309,11 +306,4 @@ func (d *Divider) find(id string) *replica {
 		}
 	}
 	return nil
-}
-
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
 }

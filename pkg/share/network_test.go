@@ -93,7 +93,7 @@ func TestNetworkSettles(t *testing.T) {
 			}
 		}
 		write := func(id string) {
-			if d.Due(now, id) {
+			if d.dueBy(now, id) {
 				peers[id].toPeer = append(peers[id].toPeer, d.Take(id, nil))
 			}
 		}

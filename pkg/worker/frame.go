@@ -194,7 +194,7 @@ func (w *Worker) renewed(m *schedulerv1.Renewed) {
 
 // frame collects what has to be written to a replica; nil: nothing. more says that not all of it had room.
 func (w *Worker) frame(l *link, now time.Time) (f *schedulerv1.WorkRequest, more bool) {
-	if l.closed || !l.pending(now) && !w.slots.Due(now, l.key) {
+	if due := w.slots.Due(l.key); l.closed || !l.pending(now) && (due.IsZero() || now.Before(due)) {
 		return nil, false
 	}
 	f = &schedulerv1.WorkRequest{}

@@ -206,9 +206,13 @@ func (w *Worker) flush(now time.Time) {
 			continue
 		}
 		w.trim(l)
-		if l.pending(now) || w.slots.Due(now, l.key) {
-			l.signal()
-		} else if len(l.started) > 0 {
+		due := w.slots.Due(l.key)
+		if l.pending(now) || !due.IsZero() && !now.Before(due) {
+			l.signal() // and the clock need not wake for it
+			continue
+		}
+		w.need(due)
+		if len(l.started) > 0 {
 			w.need(l.startedDue())
 		}
 	}

@@ -13,6 +13,8 @@ import (
 
 	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
 	schedulerv1 "github.com/spillway/spillway/proto/gen/spillway/scheduler/v1"
+
+	"github.com/spillway/spillway/pkg/share"
 )
 
 func nothing(context.Context, *Job) error { return nil }
@@ -345,4 +347,24 @@ func TestUnsettledResultsTakeSlots(t *testing.T) {
 			t.Fatalf("%d slots free with %d results unsettled", wd.worker.slots.Free(), len(wd.worker.unsettled))
 		}
 	})
+}
+
+// TestClockLeavesDueFramesToWriters: the clock used to wake at once, again and again, until the writer had taken what was due.
+func TestClockLeavesDueFramesToWriters(t *testing.T) {
+	w, err := New(Config{Schedulers: "x", Concurrency: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	l := w.newLink("x", true)
+	l.open = true
+	w.slots.Open(now, l.key)
+	w.slots.Bid(now, l.key, share.Bid{N: 1}) // a ticket and credit, both due
+	w.flush(now)
+	if len(l.wake) != 1 {
+		t.Fatal("the writer was not woken")
+	}
+	if w.armed.Before(now.Add(share.TicketValidity)) {
+		t.Fatalf("the clock wakes in %s", w.armed.Sub(now))
+	}
 }
