@@ -84,7 +84,7 @@ func TestF1NothingIsLostWhenProcessesAreKilled(t *testing.T) {
 
 	d.until(40*time.Second, "load has its workers", func() bool { return len(workers(talk.String())) == 4 })
 	d.until(40*time.Second, "load sends", func() bool { return strings.Contains(talk.String(), "sending") })
-	time.Sleep(warm)
+	<-time.After(warm)
 	for _, target := range targets {
 		var pid int
 		if target == "worker" {
@@ -96,7 +96,7 @@ func TestF1NothingIsLostWhenProcessesAreKilled(t *testing.T) {
 			t.Fatalf("the fault did not fire: kill %s (pid %d): %v", target, pid, err)
 		}
 		t.Logf("killed %s (pid %d)", target, pid)
-		time.Sleep(*every)
+		<-time.After(*every)
 		if target != "worker" {
 			if now := d.ready().pid(target); now == 0 || now == pid || !alive(now) {
 				t.Errorf("%s was not started again: pid %d", target, now)

@@ -161,7 +161,7 @@ func main(cmd *cobra.Command, opts Options, output, dataDir string, own dev.Opti
 	if opts.IDs == "" {
 		opts.IDs = filepath.Join(dir, "load.ids")
 	}
-	r := &runner{opts: opts, target: target, log: log}
+	r := &runner{opts: opts, target: target, log: log, begin: func() { fmt.Fprintf(out, "sending %s\n", describe(opts)) }}
 	if terminal {
 		r.line = out
 	}
@@ -171,7 +171,6 @@ func main(cmd *cobra.Command, opts Options, output, dataDir string, own dev.Opti
 			return err
 		}
 	}
-	fmt.Fprintf(out, "sending %s\n", describe(opts))
 	report, err := r.Run(ctx, sending)
 	if err != nil {
 		return err

@@ -47,6 +47,8 @@ type Options struct {
 type runner struct {
 	opts   Options
 	target func() readyfile.File // where everything is, now
+	// begin is called when everything is prepared and sending begins.
+	begin func()
 	// line draws progress; nil for none.
 	line io.Writer
 	log  *slog.Logger
@@ -114,6 +116,7 @@ func (r *runner) Run(ctx, sending context.Context) (*Report, error) {
 
 // measure is the run proper, once workers and services are known to be there.
 func (r *runner) measure(ctx, sending context.Context, run plan.Run, automation *grpc.ClientConn, stopPool func() error) (*Report, error) {
+	r.begin()
 	before := measureAll(r.target())
 	r.sender.base = time.Now().Add(lead)
 	base := r.sender.base
