@@ -1,0 +1,73 @@
+// Package lifecycle starts and stops what a service is made of, in order and within a time.
+//
+//	group := lifecycle.NewGroup(ctx)            every goroutine has a name, an owner and an end
+//	group.Go("producer", producer.Run)          the first error cancels the others
+//	err := group.Wait()
+//
+//	var stack lifecycle.Stack                   what was opened last is closed first
+//	stack.Push("producer", time.Second, producer.Flush)
+//	err := stack.Stop(ctx, log)
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+)
+
+// Group runs named goroutines that live and end together.
+type Group struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu   sync.Mutex
+	errs []error
+}
+
+// NewGroup returns an empty group. Its goroutines are cancelled when ctx ends, when one of them fails, and by Stop.
+func NewGroup(ctx context.Context) *Group {
+	g := &Group{}
+	g.ctx, g.cancel = context.WithCancel(ctx)
+	return g
+}
+
+// Context is what the group's goroutines run under.
+func (g *Group) Context() context.Context { return g.ctx }
+
+// Go runs f. An error other than the cancellation's ends the group; so does a panic, which becomes an error with its stack.
+func (g *Group) Go(name string, f func(ctx context.Context) error) {
+	g.wg.Go(func() {
+		err := contained(g.ctx, f)
+		if err == nil || errors.Is(err, context.Canceled) && g.ctx.Err() != nil {
+			return
+		}
+		g.mu.Lock()
+		g.errs = append(g.errs, fmt.Errorf("%s: %w", name, err))
+		g.mu.Unlock()
+		g.cancel()
+	})
+}
+
+// Stop cancels the group.
+func (g *Group) Stop() { g.cancel() }
+
+// Wait returns when all goroutines have ended, with every error.
+func (g *Group) Wait() error {
+	g.wg.Wait()
+	g.cancel()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return errors.Join(g.errs...)
+}
+
+func contained(ctx context.Context, f func(ctx context.Context) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return f(ctx)
+}

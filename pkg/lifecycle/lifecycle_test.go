@@ -1,0 +1,68 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestGroupEndsWithItsFirstError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := NewGroup(t.Context())
+		broken := errors.New("broken")
+		g.Go("waiter", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+		g.Go("worker", func(context.Context) error { return broken })
+		if err := g.Wait(); !errors.Is(err, broken) || !strings.HasPrefix(err.Error(), "worker: ") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestGroupContainsPanics(t *testing.T) {
+	g := NewGroup(t.Context())
+	g.Go("worker", func(context.Context) error { panic("oops") })
+	if err := g.Wait(); err == nil || !strings.Contains(err.Error(), "worker: panic: oops") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestStoppedGroupHasNoError(t *testing.T) {
+	g := NewGroup(t.Context())
+	g.Go("waiter", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+	g.Stop()
+	if err := g.Wait(); err != nil {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestStackStopsInReverse: every step runs, in reverse, within its budget, whatever the others do.
+func TestStackStopsInReverse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s Stack
+		var order []string
+		s.Push("first", time.Second, func(context.Context) error { order = append(order, "first"); return nil })
+		s.Push("second", time.Second, func(ctx context.Context) error {
+			order = append(order, "second")
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		s.Push("third", time.Second, func(context.Context) error { order = append(order, "third"); panic("oops") })
+		began := time.Now()
+		err := s.Stop(t.Context(), slog.New(slog.DiscardHandler))
+		if !slices.Equal(order, []string{"third", "second", "first"}) || time.Since(began) != time.Second {
+			t.Errorf("%v after %v", order, time.Since(began))
+		}
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "stopping third: panic: oops") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
