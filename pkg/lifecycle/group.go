@@ -1,19 +1,9 @@
-// Package lifecycle starts and stops what a service is made of, in order and within a time.
-//
-//	group := lifecycle.NewGroup(ctx)            every goroutine has a name, an owner and an end
-//	group.Go("producer", producer.Run)          the first error cancels the others
-//	err := group.Wait()
-//
-//	var stack lifecycle.Stack                   what was opened last is closed first
-//	stack.Push("producer", time.Second, producer.Flush)
-//	err := stack.Stop(ctx, log)
 package lifecycle
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"sync"
 )
 
@@ -40,7 +30,7 @@ func (g *Group) Context() context.Context { return g.ctx }
 // Go runs f. An error other than the cancellation's ends the group; so does a panic, which becomes an error with its stack.
 func (g *Group) Go(name string, f func(ctx context.Context) error) {
 	g.wg.Go(func() {
-		err := contained(g.ctx, f)
+		err := contained(func() error { return f(g.ctx) })
 		if err == nil || errors.Is(err, context.Canceled) && g.ctx.Err() != nil {
 			return
 		}
@@ -61,13 +51,4 @@ func (g *Group) Wait() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return errors.Join(g.errs...)
-}
-
-func contained(ctx context.Context, f func(ctx context.Context) error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
-		}
-	}()
-	return f(ctx)
 }

@@ -30,7 +30,7 @@ func (s *Stack) Stop(ctx context.Context, log *slog.Logger) error {
 		step := s.steps[i]
 		began := time.Now()
 		within, cancel := context.WithTimeout(ctx, step.budget)
-		err := contained(within, step.stop)
+		err := contained(func() error { return step.stop(within) })
 		cancel()
 		if took := time.Since(began); took > step.budget/2 {
 			log.Warn("a step of the stop was slow", "step", step.name, "took", took, "budget", step.budget)
