@@ -43,6 +43,7 @@ func (r *room) Receive(f core.FromWorker) error { r.frames <- f; return nil }
 func (r *room) Done() <-chan struct{}           { return r.done }
 func (r *room) Err() error                      { return r.err }
 func (r *room) Close()                          { close(r.closed) }
+func (r *room) Farewell(f core.Farewell)        { r.out <- &core.ToWorker{Farewell: &f} }
 func (r *room) Next(ctx context.Context) (*core.ToWorker, error) {
 	select {
 	case f := <-r.out:
@@ -146,6 +147,20 @@ func TestRoomEndsStreamOfWorkerThatDoesNotRead(t *testing.T) {
 				}
 				return
 			}
+		}
+	})
+}
+
+// S5: when its credential expires the worker is asked to come back with another one.
+func TestS5ExpiredCredentialSaysFarewell(t *testing.T) {
+	caller := rpc.Caller{Subject: "w", Expires: time.Date(2000, 1, 1, 1, 0, 0, 0, time.UTC)} // an hour after a bubble's clock begins
+	serve(t, caller, nil, func(t *testing.T, open func() schedulerv1.WorkerService_WorkClient, rooms chan *room) {
+		st := open()
+		st.Send(hi("tag"))
+		<-rooms
+		f, err := st.Recv()
+		if err != nil || f.Drain.GetWithin().AsDuration() != time.Minute || !time.Now().Equal(caller.Expires) {
+			t.Fatalf("%v %v at %s", f, err, time.Now())
 		}
 	})
 }

@@ -26,6 +26,8 @@ type Stream interface {
 	// Done is closed when the stream has to end; Err says why.
 	Done() <-chan struct{}
 	Err() error
+	// Farewell asks the worker to open another stream.
+	Farewell(core.Farewell)
 	// Close tells that the stream has ended. It may be called after Done.
 	Close()
 }
@@ -88,6 +90,12 @@ func (h *Handler) Work(wire schedulerv1.WorkerService_WorkServer) error {
 
 // serve applies frames until the stream ends. A clean end is nil.
 func (h *Handler) serve(ctx context.Context, caller rpc.Caller, s Stream, frames <-chan received, written <-chan error) error {
+	var expired <-chan time.Time
+	if !caller.Expires.IsZero() {
+		timer := time.NewTimer(time.Until(caller.Expires))
+		defer timer.Stop()
+		expired = timer.C
+	}
 	for {
 		select {
 		case r := <-frames:
@@ -107,6 +115,8 @@ func (h *Handler) serve(ctx context.Context, caller rpc.Caller, s Stream, frames
 			}
 		case err := <-written:
 			return err
+		case <-expired: // S5: the server's chain cuts the stream a minute later
+			s.Farewell(core.Farewell{Reason: "the credential has expired", Within: time.Minute})
 		case <-s.Done():
 			return s.Err()
 		case <-ctx.Done():

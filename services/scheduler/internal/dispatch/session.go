@@ -59,6 +59,12 @@ func (s *Session) Next(ctx context.Context) (*core.ToWorker, error) {
 	}
 }
 
+// Farewell asks the worker to open another stream; this one goes on until it has.
+func (s *Session) Farewell(f core.Farewell) {
+	now := time.Now()
+	s.put(now, func(o *outbox) { o.last(now).Farewell = &f })
+}
+
 // put changes the outbox and wakes the writer.
 func (s *Session) put(now time.Time, change func(*outbox)) {
 	s.mu.Lock()
