@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
 	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
@@ -66,7 +67,8 @@ func serve(t *testing.T, caller rpc.Caller, refuse error, test func(t *testing.T
 			rooms <- r
 			return r, nil
 		}, slog.New(slog.DiscardHandler))
-		server := grpc.NewServer(grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+		enforce := grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true})
+		server := grpc.NewServer(enforce, grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 			return next(srv, as{ss, rpc.WithCaller(ss.Context(), caller)})
 		}))
 		schedulerv1.RegisterWorkerServiceServer(server, h)
