@@ -198,7 +198,21 @@ func (c *Client) OffsetAt(ctx context.Context, topic string, partition int, t ti
 	return ends[partition].Next, err
 }
 
+// offsets asks and asks again while the failure may pass, at most CallTimeout: a
+// read can be repeated, and after a restart of the broker the pool is full of
+// connections that find out only when they are used.
 func (c *Client) offsets(ctx context.Context, topic string, requests []kafkago.OffsetRequest) ([]kafkago.PartitionOffsets, error) {
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	var found []kafkago.PartitionOffsets
+	err := c.retry(ctx, func() (err error) {
+		found, err = c.offsetsOnce(ctx, topic, requests)
+		return err
+	})
+	return found, err
+}
+
+func (c *Client) offsetsOnce(ctx context.Context, topic string, requests []kafkago.OffsetRequest) ([]kafkago.PartitionOffsets, error) {
 	// A partition that the cached view lacks would be sent to any broker.
 	if _, err := c.describe(ctx, topic); err != nil {
 		return nil, err
@@ -214,6 +228,10 @@ func (c *Client) offsets(ctx context.Context, topic string, requests []kafkago.O
 		return nil, fmt.Errorf("kafka: offsets of %s: no answer", topic)
 	}
 	for _, p := range found {
+		if errors.Is(p.Error, kafkago.Unknown) {
+			// The transport says so of a part whose connection broke.
+			return nil, fmt.Errorf("kafka: offsets of %s/%d: %w", topic, p.Partition, io.ErrUnexpectedEOF)
+		}
 		if p.Error != nil {
 			return nil, fmt.Errorf("kafka: offsets of %s/%d: %w", topic, p.Partition, p.Error)
 		}
