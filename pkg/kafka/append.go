@@ -68,7 +68,7 @@ func (c *Client) Append(ctx context.Context, topic string, partition int, record
 // error as a request that was never sent.
 func (c *Client) append(ctx context.Context, topic string, partition int, records []Record) (int64, error) {
 	if err := ctx.Err(); err != nil {
-		return 0, &dialError{err} // nothing was sent
+		return 0, &unsentError{err}
 	}
 	size := 0
 	for i := range records {

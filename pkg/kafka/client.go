@@ -71,7 +71,6 @@ type Client struct {
 	turn      chan struct{}
 	refreshes int64
 	served    int64
-	known     bool // the transport has held a cluster view since New
 }
 
 // New returns a Client. It does no I/O: a broker that is down shows at the
@@ -157,18 +156,27 @@ func (c *Client) Refresh(ctx context.Context) error {
 		TopicNames:             []string{"!"},
 		AllowAutoTopicCreation: true,
 	})
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if err != nil {
-		if !c.known {
-			// The transport keeps the error of its very first look until a
-			// random time within the TTL. Drop it, so that the next call asks.
-			c.transport.CloseIdleConnections()
-		}
+		c.forget(ctx)
 		return fmt.Errorf("kafka: refresh: %w", err)
 	}
-	c.known, c.served = true, mine
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.served = mine
 	return nil
+}
+
+// forget drops a transport that has never seen the cluster. It would keep the
+// error of its very first look until a random time within the TTL, and answer
+// every refresh with it; anew, it asks. One that has a view keeps it: the
+// leaders it knows are the best guess while brokers are away.
+func (c *Client) forget(ctx context.Context) {
+	if ctx.Err() != nil {
+		return
+	}
+	if _, err := c.client.Metadata(ctx, &kafkago.MetadataRequest{Topics: []string{}}); err != nil { // of the cache, no I/O
+		c.transport.CloseIdleConnections()
+	}
 }
 
 // Ready waits until a broker answers and a controller is known, or until ctx

@@ -48,17 +48,17 @@ func marked(dial func(ctx context.Context, network, address string) (net.Conn, e
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)
 		if err != nil {
-			return nil, &dialError{err}
+			return nil, &unsentError{err}
 		}
 		return conn, nil
 	}
 }
 
-// dialError is a failure to connect.
-type dialError struct{ err error }
+// unsentError is a failure before anything was sent: to connect, mostly.
+type unsentError struct{ err error }
 
-func (e *dialError) Error() string { return e.err.Error() }
-func (e *dialError) Unwrap() error { return e.err }
+func (e *unsentError) Error() string { return e.err.Error() }
+func (e *unsentError) Unwrap() error { return e.err }
 
 // brokers is a list of bootstrap addresses in the comma-joined form in which
 // kafka-go's transport takes several.

@@ -63,10 +63,7 @@ func Retriable(err error) bool {
 			kafkago.GroupLoadInProgress, kafkago.GroupCoordinatorNotAvailable, kafkago.NotCoordinatorForGroup,
 			kafkago.NotEnoughReplicas, kafkago.NotEnoughReplicasAfterAppend, kafkago.RebalanceInProgress,
 			kafkago.NotController, kafkago.KafkaStorageError, kafkago.FencedLeaderEpoch, kafkago.UnknownLeaderEpoch,
-			kafkago.OffsetNotAvailable, kafkago.UnstableOffsetCommit,
-			// -1, too, when it is not the broker's but the transport's: it stands
-			// for each part of a ListOffsets whose connection broke.
-			kafkago.Unknown:
+			kafkago.OffsetNotAvailable, kafkago.UnstableOffsetCommit:
 			return true
 		}
 		return false
@@ -93,9 +90,9 @@ func local(err error) bool {
 
 // broken reports errors of connections and of our own deadlines.
 func broken(err error) bool {
-	var dial *dialError
+	var unsent *unsentError
 	var network net.Error
-	return errors.As(err, &dial) || errors.As(err, &network) ||
+	return errors.As(err, &unsent) || errors.As(err, &network) ||
 		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.ErrClosedPipe) ||
 		errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNREFUSED) ||
@@ -106,8 +103,8 @@ func broken(err error) bool {
 // it never left, or the broker refused it before appending. What is not on
 // this list is of unknown fate, a code that a later broker invents included.
 func unwritten(err error) bool {
-	var dial *dialError
-	if errors.As(err, &dial) || local(err) || errors.Is(err, protocol.ErrNoRecord) {
+	var unsent *unsentError
+	if errors.As(err, &unsent) || local(err) || errors.Is(err, protocol.ErrNoRecord) {
 		return true
 	}
 	var code kafkago.Error

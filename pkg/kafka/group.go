@@ -70,13 +70,19 @@ func (c *Client) Committed(ctx context.Context, group, topic string, partitions 
 	if len(partitions) == 0 {
 		return found, nil // an empty list would ask for all topics
 	}
-	res, err := c.client.OffsetFetch(ctx, &kafkago.OffsetFetchRequest{
-		GroupID: group,
-		Topics:  map[string][]int{topic: partitions},
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	var res *kafkago.OffsetFetchResponse
+	err := c.retry(ctx, func() (err error) { // as for offsets
+		res, err = c.client.OffsetFetch(ctx, &kafkago.OffsetFetchRequest{
+			GroupID: group,
+			Topics:  map[string][]int{topic: partitions},
+		})
+		if err == nil {
+			err = res.Error
+		}
+		return err
 	})
-	if err == nil {
-		err = res.Error
-	}
 	if errors.Is(err, kafkago.GroupIdNotFound) {
 		return found, nil // some brokers know no group before its first commit
 	}

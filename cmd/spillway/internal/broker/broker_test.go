@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/goleak"
 
 	"github.com/spillway/spillway/pkg/kafka"
 )
@@ -28,7 +29,7 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 var layout = kafka.Layout{Topics: kafka.Topics{Prefix: kafka.DefaultPrefix}, Shards: 2, Lanes: 2, Durability: kafka.Single}
