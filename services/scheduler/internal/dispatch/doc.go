@@ -28,5 +28,6 @@
 //
 // # Goroutines
 //
-// Run is the only one: the pump, which is the clock as well. Sessions are driven by api's goroutines.
+// Run owns two: the pump, which is the clock as well, and the watchdog over it, which ends Run when the pump is stuck (H16). Sessions are
+// driven by api's goroutines.
 package dispatch

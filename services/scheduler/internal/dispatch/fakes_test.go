@@ -55,6 +55,11 @@ type gate struct{ shut atomic.Bool }
 
 func (g *gate) Open(time.Time) bool { return !g.shut.Load() }
 
+// stuckGate answers when it is closed.
+type stuckGate chan struct{}
+
+func (g stuckGate) Open(time.Time) bool { <-g; return false }
+
 type beat struct{ pokes, summaries atomic.Int64 }
 
 func (b *beat) Poke()                    { b.pokes.Add(1) }

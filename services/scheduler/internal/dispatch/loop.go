@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -19,6 +20,8 @@ const (
 	batch = 256
 	// auditEvery is how often sessions are looked at for age and slowness.
 	auditEvery = time.Second
+	// maxMissed is how many looks of the watchdog the pump may spend on one turn, which normally takes microseconds.
+	maxMissed = 60
 )
 
 // Config sizes the room. The zero value of a field means its default; Replica is required.
@@ -116,8 +119,35 @@ func (l *Loop) Do(f func(now time.Time, e *core.Engine)) {
 	wake(l.wake)
 }
 
-// Run grants, and does what time demands, until ctx ends. Then it ends every session.
+// Run grants, and does what time demands, until ctx ends. Then it ends every session. It fails when the pump has been stuck for 60 s: a
+// replica that heartbeats and grants nothing has to go (H16).
 func (l *Loop) Run(ctx context.Context) error {
+	var turns atomic.Int64
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l.run(ctx, &turns)
+	}()
+	look := time.NewTicker(auditEvery)
+	defer look.Stop()
+	last, missed := int64(0), 0
+	for {
+		select {
+		case <-done:
+			return nil
+		case <-look.C:
+			// Looks are counted, not time: a process that was stopped for an hour has missed one.
+			if n := turns.Load(); n != last {
+				last, missed = n, 0
+			} else if missed++; missed > maxMissed {
+				return fmt.Errorf("dispatch: the pump has been stuck for %s", maxMissed*auditEvery)
+			}
+		}
+	}
+}
+
+// run is the pump.
+func (l *Loop) run(ctx context.Context, turns *atomic.Int64) {
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	next := time.NewTimer(time.Hour)
@@ -127,10 +157,11 @@ func (l *Loop) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			l.close()
-			return nil
+			return
 		case <-l.wake:
 		case <-next.C:
 		case now := <-tick.C:
+			turns.Add(1)
 			l.tick()
 			if now.After(audit) {
 				audit = now.Add(auditEvery)

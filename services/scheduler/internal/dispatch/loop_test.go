@@ -1,7 +1,9 @@
 package dispatch
 
 import (
+	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -49,6 +51,22 @@ func TestGate(t *testing.T) {
 		if d := time.Since(began); d > 2*tickEvery {
 			t.Fatalf("granted %s after the gate opened", d)
 		}
+	})
+}
+
+// H16: a replica whose pump is stuck goes, however healthy the rest of it looks.
+func TestH16StuckPumpEndsRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New(Config{Replica: "r0"}, Deps{Log: slog.New(slog.DiscardHandler), Engine: core.New(core.Config{})})
+		stuck := make(stuckGate)
+		l.Connect(Ports{Settler: &durable{loop: l}, Mover: &lanes{}, Reader: &lanes{}, Gate: stuck, Beat: &beat{}})
+		began := time.Now()
+		ctx, cancel := context.WithCancel(t.Context())
+		if err := l.Run(ctx); err == nil || time.Since(began) > (maxMissed+3)*auditEvery {
+			t.Fatalf("Run returned %v after %s", err, time.Since(began))
+		}
+		cancel()
+		close(stuck)
 	})
 }
 
