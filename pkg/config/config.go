@@ -2,11 +2,13 @@
 //
 // A setting is a field with the tags env (its variable, SPILLWAY_…), default, unit and doc. Load fills the fields, and refuses a
 // SPILLWAY_ variable that nobody knows, so that a misspelt setting is an error and not a surprise. Doc lists what there is, for the
-// reference. Quotas and switches are no settings: they live in the control log.
+// reference. Quotas and switches are no settings: they live in the control log. Secrets redact themselves, and come from files that only
+// their owner may read.
 package config
 
 import (
 	"cmp"
+	"encoding"
 	"errors"
 	"fmt"
 	"reflect"
@@ -28,24 +30,10 @@ type Setting struct {
 	Doc     string // one line for the operator
 }
 
-// Secret is a value that never shows: it prints as [redacted] in every format.
-type Secret string
-
-// String hides the value.
-func (Secret) String() string { return "[redacted]" }
-
-// GoString hides the value from %#v.
-func (Secret) GoString() string { return "[redacted]" }
-
-// MarshalText hides the value from JSON and logs.
-func (Secret) MarshalText() ([]byte, error) { return []byte("[redacted]"), nil }
-
-// Reveal returns the value.
-func (s Secret) Reveal() string { return string(s) }
-
 // Load sets every tagged field of the configs, which are pointers to structs, from environ ("KEY=value"), or else from its default. It
 // returns everything that is wrong at once: values that cannot be read, and variables with our prefix that no config and no name in
-// other processes' settings (Foreign) knows.
+// other processes' settings (Foreign) knows. Of a variable that is given twice the last counts; an empty one counts as absent. Kinds:
+// string, bool, whole and other numbers, time.Duration, and what implements encoding.TextUnmarshaler. Two configs may share a variable.
 func Load(environ []string, configs ...any) error {
 	values := make(map[string]string, len(environ))
 	for _, pair := range environ {
@@ -59,7 +47,7 @@ func Load(environ []string, configs ...any) error {
 		for field, setting := range fields(c) {
 			known = append(known, setting.Env)
 			text, given := values[setting.Env]
-			if !given {
+			if !given || text == "" {
 				text = setting.Default
 			}
 			if text == "" {
@@ -125,6 +113,12 @@ var duration = reflect.TypeFor[time.Duration]()
 
 // set reads text into a field. A field of another kind is a mistake in the program.
 func set(field reflect.Value, text string) error {
+	if parsed, ok := field.Addr().Interface().(encoding.TextUnmarshaler); ok {
+		if err := parsed.UnmarshalText([]byte(text)); err != nil {
+			return fmt.Errorf("%q is not acceptable: %w", text, err)
+		}
+		return nil
+	}
 	switch {
 	case field.Type() == duration:
 		d, err := time.ParseDuration(text)
