@@ -57,7 +57,7 @@ type Service struct {
 	writer  *status.Writer
 
 	room   *publish.Room // made by Run, before anything that uses it starts
-	opened atomic.Bool                  // the topics were found fit
+	opened atomic.Bool   // the topics were found fit
 }
 
 // New wires a service. It starts nothing and does no I/O.
