@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/pprof"
 	"sync"
 )
 
@@ -27,10 +28,14 @@ func NewGroup(ctx context.Context) *Group {
 // Context is what the group's goroutines run under.
 func (g *Group) Context() context.Context { return g.ctx }
 
-// Go runs f. An error other than the cancellation's ends the group; so does a panic, which becomes an error with its stack.
+// Go runs f, which must return soon after its context ends. An error other than the cancellation's ends the group; so does a panic, which
+// becomes an error with its stack. The name stands in errors and, as label "goroutine", in profiles.
 func (g *Group) Go(name string, f func(ctx context.Context) error) {
 	g.wg.Go(func() {
-		err := contained(func() error { return f(g.ctx) })
+		var err error
+		pprof.Do(g.ctx, pprof.Labels("goroutine", name), func(ctx context.Context) {
+			err = contained(func() error { return f(ctx) })
+		})
 		if err == nil || errors.Is(err, context.Canceled) && g.ctx.Err() != nil {
 			return
 		}

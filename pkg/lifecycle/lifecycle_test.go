@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"testing"
@@ -65,4 +66,55 @@ func TestStackStopsInReverse(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// TestStackLeavesAStuckStepBehind: a step that ignores its budget is named, and the rest of the stop goes on.
+func TestStackLeavesAStuckStepBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s Stack
+		release, after := make(chan struct{}), false
+		s.Push("after", time.Second, func(context.Context) error { after = true; return nil })
+		s.Push("stuck", 2*time.Second, func(context.Context) error { <-release; return nil })
+		began := time.Now()
+		err := s.Stop(t.Context(), slog.New(slog.DiscardHandler))
+		if took := time.Since(began); err == nil || !strings.Contains(err.Error(), "stopping stuck: it did not end within 2s") || took != 2*time.Second+patience || !after {
+			t.Errorf("%v after %v, the next step ran: %v", err, took, after)
+		}
+		close(release)
+	})
+}
+
+func TestStackRunsEveryStepOfAnEndedStop(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var s Stack
+	ran := 0
+	for range 3 {
+		s.Push("cheap", time.Second, func(context.Context) error { ran++; return nil })
+	}
+	if err := s.Stop(ctx, slog.New(slog.DiscardHandler)); err != nil || ran != 3 {
+		t.Errorf("%v, %d ran", err, ran)
+	}
+}
+
+func TestGroupNamesItsGoroutines(t *testing.T) {
+	g := NewGroup(t.Context())
+	g.Go("intake", func(ctx context.Context) error {
+		if name, _ := pprof.Label(ctx, "goroutine"); name != "intake" {
+			t.Errorf("label %q", name)
+		}
+		return nil
+	})
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestGroupReportsAForeignCancel: somebody else's cancelled context means that something was cut which the group had not ended.
+func TestGroupReportsAForeignCancel(t *testing.T) {
+	g := NewGroup(t.Context())
+	g.Go("a", func(context.Context) error { return context.Canceled })
+	if err := g.Wait(); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
 }
