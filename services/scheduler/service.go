@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -17,6 +16,7 @@ import (
 	"github.com/spillway/spillway/pkg/kafka"
 	"github.com/spillway/spillway/pkg/kafka/produce"
 	group "github.com/spillway/spillway/pkg/kafka/shard"
+	"github.com/spillway/spillway/pkg/lifecycle"
 	"github.com/spillway/spillway/pkg/rpc"
 	"github.com/spillway/spillway/pkg/status"
 	logv1 "github.com/spillway/spillway/proto/gen/spillway/log/v1"
@@ -162,17 +162,16 @@ func (s *Service) Run(ctx context.Context) error {
 		return err
 	}
 	// What the shards need outlives them.
-	base, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	below, base := errgroup.WithContext(base)
+	below := lifecycle.NewGroup(context.WithoutCancel(ctx))
+	base := below.Context()
 	for name, run := range map[string]func(context.Context) error{
 		"producer": s.producer.Run, "status producer": s.statusOf.Run, "control": s.control.Run, "status": s.others.Run, "settle": s.settler.Run,
 		"dispatch": s.loop.Run, "server": s.server.Run, "follow": s.follow, "beats": s.runBeats,
 	} {
-		below.Go(func() error { return named(name, run(base)) })
+		below.Go(name, run)
 	}
 	if s.admin != nil {
-		below.Go(func() error { return named("admin", s.admin.Run(base)) })
+		below.Go("admin", s.admin.Run)
 	}
 	owning, release := context.WithCancel(base)
 	defer release()
@@ -188,13 +187,9 @@ func (s *Service) Run(ctx context.Context) error {
 		<-done
 	case err = <-done:
 	}
-	stop()
-	return errors.Join(err, below.Wait())
-}
-
-func named(name string, err error) error {
-	if err != nil && !errors.Is(err, context.Canceled) {
-		return fmt.Errorf("scheduler: %s: %w", name, err)
+	below.Stop()
+	if err := errors.Join(err, below.Wait()); err != nil {
+		return fmt.Errorf("scheduler: %w", err)
 	}
 	return nil
 }
@@ -220,7 +215,7 @@ func (s *Service) own(ctx context.Context) error {
 	if err := s.turn(ctx); err != nil {
 		return nil
 	}
-	return named("shards", s.owner.Run(ctx, layout.Shards))
+	return s.owner.Run(ctx, layout.Shards)
 }
 
 // runBeats writes beats once there is a control state to speak of.
