@@ -58,8 +58,10 @@ type Config struct {
 // return within DrainTime. State that should survive a generation is own's to
 // keep between calls.
 //
-// An error of own ends Run, which leaves the group and returns the error. If own
-// returns nil before its context has ended, the replica joins anew. A context
+// An error of own ends Run, which leaves the group and returns the error, unless it
+// may pass (kafka.Retriable, or a record that was not or perhaps not written): then
+// it is logged and the replica joins anew after a pause, as it does at once when
+// own returns nil before its context has ended. A context
 // that ended is no error: Run returns nil after own has returned and the group
 // was told that we leave (without an answer it waits 3 s). Run returns an error at once if a topic's partition
 // count is no multiple of P.
@@ -89,7 +91,10 @@ func Run(ctx context.Context, config Config, own func(ctx context.Context, g *Ge
 	if err != nil {
 		return fmt.Errorf("shard: %w", err)
 	}
-	m := &membership{config: config, group: group, counts: counts, own: own, closed: make(chan struct{})}
+	m := &membership{
+		config: config, group: group, counts: counts, own: own, closed: make(chan struct{}),
+		failed: complaint{log: config.Log, message: "owning failed in a way that may pass, joining anew"},
+	}
 	defer m.exorcise()
 	defer m.leave()
 	return m.run(ctx)
@@ -132,6 +137,7 @@ type membership struct {
 	counts map[string]int
 	own    func(context.Context, *Generation) error
 
+	failed  complaint
 	closing sync.Once
 	closed  chan struct{} // the library has left the group and stopped
 
@@ -227,6 +233,11 @@ func (m *membership) generation(ctx context.Context, next *kafkago.Generation) e
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, cause) || errors.Is(err, kafka.ErrFenced) {
 		err = nil // own says that it was told to stop
+	}
+	if err != nil && (kafka.Retriable(err) || errors.Is(err, kafka.ErrUnsent) || errors.Is(err, kafka.ErrFateUnknown)) {
+		m.failed.about(err)
+		err = nil
+		sleep(ctx, joinBackoff)
 	}
 	if err == nil && ctx.Err() == nil {
 		close(over)

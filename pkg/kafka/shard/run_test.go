@@ -378,6 +378,29 @@ func TestOwnErrorEndsRun(t *testing.T) {
 	})
 }
 
+// A broker that hiccups while an owner attaches its shards must not end the process.
+func TestPassingErrorOfOwnJoinsAnew(t *testing.T) {
+	bubble(t, func(t *testing.T, broker *kafkatest.Broker) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		config := shard.Config{
+			Client: broker.Client(t, "a", layout.Scheduled()...), Topics: layout.Topics, Shards: layout.Shards, Replica: "a", Log: quiet,
+		}
+		passing := []error{io.ErrUnexpectedEOF, fmt.Errorf("fence: %w", kafka.ErrUnsent), kafka.ErrFateUnknown}
+		calls := 0
+		err := shard.Run(ctx, config, func(ctx context.Context, g *shard.Generation) error {
+			if calls++; calls <= len(passing) {
+				return passing[calls-1]
+			}
+			cancel()
+			return nil
+		})
+		if err != nil || calls != len(passing)+1 {
+			t.Errorf("%d generations, %v", calls, err)
+		}
+	})
+}
+
 func TestOwnReturningJoinsAnew(t *testing.T) {
 	bubble(t, func(t *testing.T, broker *kafkatest.Broker) {
 		ctx, cancel := context.WithCancel(t.Context())
