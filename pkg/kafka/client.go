@@ -61,7 +61,7 @@ type Client struct {
 	config    Config
 	addresses []string // as kafka-go sees them; a Unix socket has a stand-in
 	dial      func(ctx context.Context, network, address string) (net.Conn, error)
-	transport *kafkago.Transport
+	transport *wire
 	client    *kafkago.Client
 
 	// refresh serialises forced refreshes; refreshes counts those begun and
@@ -84,14 +84,14 @@ func New(config Config) (*Client, error) {
 	if len(config.Topics) == 0 {
 		ttl = 30 * time.Second // the whole cluster's view, for admin work
 	}
-	transport := &kafkago.Transport{
+	transport := &wire{Transport: &kafkago.Transport{
 		Dial:           dial,
 		DialTimeout:    dialTimeout,
 		IdleTimeout:    idleTimeout,
 		MetadataTTL:    ttl,
 		MetadataTopics: slices.Clone(config.Topics),
 		ClientID:       config.ClientID,
-	}
+	}}
 	c := &Client{
 		config:    config,
 		addresses: addresses,
@@ -175,7 +175,7 @@ func (c *Client) forget(ctx context.Context) {
 		return
 	}
 	if _, err := c.client.Metadata(ctx, &kafkago.MetadataRequest{Topics: []string{}}); err != nil { // of the cache, no I/O
-		c.transport.CloseIdleConnections()
+		c.transport.renew()
 	}
 }
 

@@ -230,6 +230,7 @@ func (c *Client) offsetsOnce(ctx context.Context, topic string, requests []kafka
 	for _, p := range found {
 		if errors.Is(p.Error, kafkago.Unknown) {
 			// The transport says so of a part whose connection broke.
+			c.transport.renew()
 			return nil, fmt.Errorf("kafka: offsets of %s/%d: %w", topic, p.Partition, io.ErrUnexpectedEOF)
 		}
 		if p.Error != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -195,12 +196,14 @@ func TestFetchWaits(t *testing.T) {
 		if waited := time.Since(begin); waited != 700*time.Millisecond {
 			t.Errorf("waited %v, want 700ms", waited)
 		}
-		go func() {
+		var writer sync.WaitGroup
+		defer writer.Wait()
+		writer.Go(func() {
 			time.Sleep(100 * time.Millisecond)
 			if _, err := c.Append(ctx, "t", 0, []kafka.Record{{Value: []byte("x")}}); err != nil {
 				t.Error(err)
 			}
-		}()
+		})
 		begin = time.Now()
 		batch, err = c.Fetch(ctx, "t", 0, 1, 1<<20, 700*time.Millisecond)
 		if err != nil || len(batch.Messages) != 1 {

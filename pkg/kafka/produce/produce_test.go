@@ -459,3 +459,31 @@ func TestCutsLoseNothing(t *testing.T) {
 		}
 	})
 }
+
+// After a broker's restart the pool is full of connections that nobody has
+// noticed to be dead: it must not take one attempt, and one pause, for each.
+func TestManyDeadConnections(t *testing.T) {
+	bubble(t, produce.Config{}, func(t *testing.T, r *rig) {
+		const n = 64
+		r.broker.CreateTopic(t, "wide", n)
+		release := r.broker.Hold(kafkatest.Produce) // all in flight at once: a connection each
+		for q := range n {
+			if err := r.Send(produce.Record{Topic: "wide", Partition: q, Value: []byte("x")}, func(int64, error) {}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		release()
+		if err := r.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.broker.Cut()
+		begin := time.Now()
+		if _, err := r.Produce(t.Context(), record(0, "x")); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(begin); took > 100*time.Millisecond {
+			t.Errorf("took %v", took)
+		}
+	})
+}

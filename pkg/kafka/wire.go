@@ -1,0 +1,46 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"syscall"
+
+	kafkago "github.com/segmentio/kafka-go"
+)
+
+// wire is kafka-go's transport without its blind spot: a pool does not notice
+// that its idle connections are dead, and hands them out one by one. After a
+// broker's restart every one of them would cost an attempt and a pause, with
+// dozens of partitions more than any deadline. So the first connection that
+// turns out to be dead takes the whole pool with it.
+type wire struct {
+	*kafkago.Transport
+	// pool counts the pools so far: of the many calls that fail when a broker
+	// dies, only those on the current pool replace it.
+	pool atomic.Int64
+}
+
+// RoundTrip implements kafkago.RoundTripper.
+func (w *wire) RoundTrip(ctx context.Context, addr net.Addr, request kafkago.Request) (kafkago.Response, error) {
+	pool := w.pool.Load()
+	response, err := w.Transport.RoundTrip(ctx, addr, request)
+	if err != nil && hungUp(err) && w.pool.CompareAndSwap(pool, pool+1) {
+		w.renew()
+	}
+	return response, err
+}
+
+// renew makes the next call use new connections and ask for the cluster's
+// layout. Calls under way are not disturbed.
+func (w *wire) renew() { w.CloseIdleConnections() }
+
+// hungUp reports that an established connection was broken by the other side.
+func hungUp(err error) bool {
+	var unsent *unsentError
+	return !errors.As(err, &unsent) &&
+		(errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.ErrClosedPipe) ||
+			errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE))
+}
