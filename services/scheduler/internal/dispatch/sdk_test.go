@@ -103,6 +103,14 @@ func cluster(t *testing.T, n int, test func(ctx context.Context, network *rpctes
 		var parts sync.WaitGroup
 		var replicas []*replica
 		var topology []core.Replica
+		var servers []*grpc.Server
+		defer func() {
+			cancel()
+			for _, s := range servers {
+				s.Stop()
+			}
+			parts.Wait()
+		}()
 		for i := range n {
 			r := &replica{id: string(rune('a' + i)), shard: int32(i), settled: map[core.SettlementKind]int{}}
 			r.loop = dispatch.New(dispatch.Config{Replica: r.id}, dispatch.Deps{Log: slog.New(slog.DiscardHandler), Engine: core.New(core.Config{Seed: uint64(i)})})
@@ -125,15 +133,13 @@ func cluster(t *testing.T, n int, test func(ctx context.Context, network *rpctes
 			listener := network.Listen(r.id)
 			parts.Go(func() { server.Serve(listener) })
 			parts.Go(func() { r.loop.Run(ctx) })
-			defer parts.Wait()
-			defer server.Stop()
+			servers = append(servers, server)
 			replicas, topology = append(replicas, r), append(topology, core.Replica{ID: r.id, Address: rpctest.Target(r.id), Shards: []int32{r.shard}})
 		}
 		for _, r := range replicas {
 			r.all = replicas
 			r.loop.SetTopology(topology)
 		}
-		defer cancel()
 		test(ctx, network, replicas)
 	})
 }
