@@ -1,114 +1,9 @@
 package core
 
-import "time"
-
-// New returns an engine without shards, workers or jobs. It reads no clock: every method takes now, which never goes back.
-func New(cfg Config) *Engine { return &Engine{cfg: cfg} }
-
-// Attach makes the engine the owner of a shard under an epoch: its jobs may be offered. Attaching it again under
-// a higher epoch keeps queued jobs and running leases (resumed without a foreign fence); new tokens have the new epoch.
-func (e *Engine) Attach(now time.Time, shard int32, epoch int64) {}
-
-// Detach forgets a shard: its jobs, leases, settled ids, lanes. Reports about them are refused from then on.
-func (e *Engine) Detach(shard int32) {}
-
-// Offer gives the engine a job that intake or a lane reader met. Only after Queue does the engine keep it.
-func (e *Engine) Offer(now time.Time, j *Job) Verdict { return Verdict{} }
-
-// Next returns the next decision; call it until Idle. It must not be called while grants are fenced.
-func (e *Engine) Next(now time.Time) Action { return Action{} }
-
-// Join makes a worker known, or changes its types and concurrency; it has no open slot until Credit. Leases that
-// it holds from before stay valid.
-func (e *Engine) Join(now time.Time, w Worker) {}
-
-// Reconcile compares the leases that a worker says it holds (running, or with a result not yet answered Settled)
-// with those the engine has given it. Leases it does not name go back to their queues without an attempt; the
-// returned tokens are no leases of this engine: try Inherit, else tell the worker they are lost.
-func (e *Engine) Reconcile(now time.Time, worker string, held []Token) (lost []Token) { return nil }
-
-// Leave drops a worker's bids, tickets and slots when its stream ends. Its leases run on until they expire.
-func (e *Engine) Leave(now time.Time, worker string) {}
-
-// Drain stops granting to a worker that says it is draining, and takes its slots out of the pool.
-func (e *Engine) Drain(now time.Time, worker string) {}
-
-// Credit tells how many slots of the worker are free, and how many open grants it had seen on this stream by then.
-func (e *Engine) Credit(now time.Time, worker string, free int32, seen int64) {}
-
-// Ticket gives this replica n slots of the worker for 20 ms.
-func (e *Engine) Ticket(now time.Time, worker string, n int32) {}
-
-// Latest tells the tag of the latest grant of a priority at a worker (the v of its frames).
-func (e *Engine) Latest(now time.Time, worker string, p Priority, tag float64) {}
-
-// Return takes a lease back that was not started (free and seen as in Credit) or that a draining worker gives up.
-// It costs no attempt; the job goes to the front of its queue. A stale token is ignored.
-func (e *Engine) Return(now time.Time, worker string, t Token, why ReturnReason, free int32, seen int64) {
-}
-
-// Started tells that handlers of these leases began.
-func (e *Engine) Started(now time.Time, worker string, tokens []Token) {}
-
-// Renew gives each lease a new TTL, unless it is not the worker's, has been settled, or is past its run timeout:
-// then it is lost. The returned slices are valid until the next Renew.
-func (e *Engine) Renew(now time.Time, worker string, tokens []Token) (renewed, lost []Token) {
-	return nil, nil
-}
-
-// Inherit turns a lease of a former owner into one of this engine, with its old token, if the job was not granted
-// here since. A job that was not offered yet is remembered for one TTL. startedAt is when the worker began it.
-func (e *Engine) Inherit(now time.Time, worker string, id JobID, t Token, startedAt time.Time) bool {
-	return false
-}
-
-// Done takes a worker's report: it frees the slot and the quota, and says what to make durable.
-func (e *Engine) Done(now time.Time, worker string, r Result) Settlement { return Settlement{} }
-
-// Settled tells that a settlement's event is durable: a terminal job is forgotten but for its id, a retried one waits
-// for its time.
-func (e *Engine) Settled(now time.Time, id JobID, t Token) {}
-
-// Tick does what time demands; call it every 10 ms, whether or not grants are fenced.
-func (e *Engine) Tick(now time.Time) Chores { return Chores{} }
-
-// Moved tells that a job's copy is durable at home: a queued job is forgotten (its lane brings it back), a running
-// one lives there from now on.
-func (e *Engine) Moved(now time.Time, id JobID, home Home) {}
-
-// Pinned names jobs whose offsets hold up a partition whose window is half full, oldest first: those older than 1 s
-// will be in Chores.Moves.
-func (e *Engine) Pinned(now time.Time, ids []JobID) {}
-
-// Lane tells what a lane holds.
-func (e *Engine) Lane(now time.Time, s LaneState) {}
-
-// LaneDrained tells that all of a (source, type)'s lane was offered and no spilled job is on its way there: new jobs
-// are queued again.
-func (e *Engine) LaneDrained(now time.Time, source, typ string) {}
-
-// Apply takes a new control state: first it checks it whole, then it acts at once on what is queued. An error leaves
-// the engine as it was.
-func (e *Engine) Apply(now time.Time, c Control) (Changes, error) { return Changes{}, nil }
-
-// Undecided lists the leases of a scope that were granted and neither reported Started nor returned: a hold is
-// acknowledged when there are none.
-func (e *Engine) Undecided(s Scope) []Token { return nil }
-
-// Running counts the scope's leases that are started or undecided.
-func (e *Engine) Running(s Scope) int { return 0 }
-
-// Summary is what the other replicas must know, one a pool that has work or workers.
-func (e *Engine) Summary(now time.Time) []Summary { return nil }
-
-// Heard takes another replica's summaries; they count for 1 s.
-func (e *Engine) Heard(now time.Time, replica string, s []Summary) {}
-
-// Spilling lists every mark, in a stable order.
-func (e *Engine) Spilling() []Mark { return nil }
-
-// Dump describes the engine for people; its text is not an interface.
-func (e *Engine) Dump(now time.Time) string { return "" }
+import (
+	"math/rand/v2"
+	"time"
+)
 
 // Config sizes an engine. The zero value of a field means its default.
 type Config struct {
@@ -122,5 +17,244 @@ type Config struct {
 
 // Engine decides what runs next. One goroutine owns it.
 type Engine struct {
-	cfg Config
+	cfg   Config
+	rng   *rand.Rand
+	start time.Time // the first now: moment 0
+	last  moment    // the latest; time does not go back
+
+	control   effects
+	untilNext moment // when the first switch expires
+
+	shards  map[int32]*shard
+	sources map[string]*source
+	jobs    map[JobID]*Job // every job the engine has, and no other (TestModel)
+	bytes   int            // Σ size of queued and waiting jobs, overhead included; ≤ cfg.Memory but for lanes' jobs and retries
+	timers  heap[*timer]
+
+	leases     map[Token]*Job // granted or settling; one token a job
+	running    []*Job         // leased, in no order
+	firstLease *Job           // leased, by expiry
+	lastLease  *Job
+	sweepRun   int
+	renewed    []Token // results of Renew
+	lost       []Token
+
+	workers map[string]*worker
+	groups  map[string]*group
+	kinds   map[string]*kind
+	pools   map[string]*pool
+	heard   map[string]heard
+	dirty   []*pool // something changed since Next found nothing to do
+	out     []Action
+	outAt   int
+
+	eldest, youngest *Job // not from a lane, by the time of their Offer
+	expiring         []*Job
+	sweepExp         int
+	idle             []*flow // by idleAt
+	idleAt           int
+	lanes            []*pair // with a backlog
+	toRead           []LaneRead
+	evicted          int64 // ids that gave way before their window was over
+	marks            bool  // Spilling changed
+
+	settlements, settled []Settlement // to hand out, handed out last
+	moves, movesOut      []*Job
+	revokes, revoked     []Revoke
+}
+
+// shard is what the engine has of one owned shard.
+type shard struct {
+	epoch   int64
+	counter int64 // of the last token in this epoch
+	ids     seen  // settled ids made by the SDK or without a key
+	claims  map[JobID]claim
+}
+
+// New returns an engine without shards, workers or jobs. It reads no clock: every method takes now, which never goes
+// back.
+func New(cfg Config) *Engine {
+	if cfg.Memory <= 0 {
+		cfg.Memory = 64 << 20
+	}
+	if cfg.DedupeBytes <= 0 {
+		cfg.DedupeBytes = 4 << 20
+	}
+	if cfg.TTL <= 0 {
+		cfg.TTL = 20 * time.Second
+	}
+	if cfg.Reserve <= 0 {
+		cfg.Reserve = 0.7
+	}
+	return &Engine{
+		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x5911)), untilNext: never,
+		shards: make(map[int32]*shard), sources: make(map[string]*source), jobs: make(map[JobID]*Job),
+		leases: make(map[Token]*Job), workers: make(map[string]*worker), groups: make(map[string]*group),
+		kinds: make(map[string]*kind), pools: make(map[string]*pool), heard: make(map[string]heard),
+	}
+}
+
+// at is a wall or monotonic time as a moment.
+func (e *Engine) at(t time.Time) moment { return t.Sub(e.start) }
+
+func (e *Engine) wall(t moment) time.Time { return e.start.Add(t) }
+
+// advance takes the time in and does what was due by it.
+func (e *Engine) advance(now time.Time) moment {
+	if e.start.IsZero() {
+		e.start = now
+	}
+	t := max(e.last, now.Sub(e.start))
+	e.last = t
+	for e.timers.len() > 0 && e.timers.top().at <= t {
+		x := e.timers.top()
+		e.timers.remove(x)
+		switch {
+		case x.src != nil:
+			e.checkSource(t, x.src)
+		case x.flow != nil:
+			e.check(t, x.flow)
+		default:
+			j := x.job
+			j.waits[j.cause] += t - j.since
+			e.enqueue(t, j, false)
+		}
+	}
+	return t
+}
+
+// wake is when Next should be called again though nothing is told; zero = not before.
+func (e *Engine) wake() time.Time {
+	if e.timers.len() == 0 {
+		return time.Time{}
+	}
+	return e.wall(e.timers.top().at)
+}
+
+// Attach makes the engine the owner of a shard under an epoch: its jobs may be offered. Attaching it again under
+// a higher epoch keeps queued jobs and running leases (resumed without a foreign fence); new tokens have the new epoch.
+func (e *Engine) Attach(now time.Time, id int32, epoch int64) {
+	e.advance(now)
+	sh := e.shards[id]
+	if sh == nil {
+		sh = &shard{epoch: epoch, claims: make(map[JobID]claim)}
+		e.shards[id] = sh
+	}
+	if epoch > sh.epoch {
+		sh.epoch, sh.counter = epoch, 0
+	}
+}
+
+// Detach forgets a shard: its jobs, leases, settled ids, lanes. Reports about them are refused from then on.
+func (e *Engine) Detach(id int32) {
+	if e.shards[id] == nil {
+		return
+	}
+	t := e.last
+	for _, j := range e.jobs {
+		if j.Shard != id {
+			continue
+		}
+		switch j.state {
+		case queued:
+			e.dequeue(t, j)
+		case leased:
+			e.end(t, j)
+		}
+		delete(e.leases, j.lease.token)
+		e.forget(t, j)
+	}
+	for name, s := range e.sources {
+		if s.shard == id {
+			e.discard(t, name, s)
+		}
+	}
+	e.settlements = keep(e.settlements, func(s Settlement) bool { return s.Job.Shard != id })
+	e.moves = keep(e.moves, func(j *Job) bool { return j.Shard != id })
+	delete(e.shards, id)
+	e.marks = true
+}
+
+// discard forgets a source that has no jobs.
+func (e *Engine) discard(t moment, name string, s *source) {
+	e.arm(&s.timer, never)
+	for _, f := range s.flows {
+		e.arm(&f.timer, never)
+	}
+	s.flows = nil
+	for _, l := range s.lines {
+		l.lane = 0
+		l.lend(t, false)
+		if l.active != 0 {
+			l.pool.deactivate(l)
+		}
+	}
+	for _, p := range s.pairs {
+		p.lane, p.laneLine = LaneState{}, nil
+	}
+	delete(e.sources, name)
+}
+
+// forget lets go of a job in no queue and without a lease.
+func (e *Engine) forget(t moment, j *Job) {
+	e.arm(&j.timer, never)
+	e.uncount(j)
+	e.unlink(j)
+	e.unlist(j)
+	delete(e.jobs, j.ID)
+	f := j.strand.flow
+	j.state = gone
+	if f.jobs--; f.jobs == 0 {
+		e.retire(t, f)
+	}
+}
+
+// link puts a job at the young end of the list by age.
+func (e *Engine) link(j *Job) {
+	if j.aged || j.FromLane {
+		return
+	}
+	j.aged, j.older, j.younger = true, e.youngest, nil
+	if e.youngest != nil {
+		e.youngest.younger = j
+	} else {
+		e.eldest = j
+	}
+	e.youngest = j
+}
+
+func (e *Engine) unlink(j *Job) {
+	if !j.aged {
+		return
+	}
+	if j.older != nil {
+		j.older.younger = j.younger
+	} else {
+		e.eldest = j.younger
+	}
+	if j.younger != nil {
+		j.younger.older = j.older
+	} else {
+		e.youngest = j.older
+	}
+	j.aged, j.older, j.younger = false, nil, nil
+}
+
+// unlist takes a job off the list of those with an expiry.
+func (e *Engine) unlist(j *Job) {
+	if j.expireIdx != 0 {
+		e.expiring = toggle(e.expiring, j, &j.expireIdx, func(o *Job) *int { return &o.expireIdx })
+	}
+}
+
+// keep filters in place.
+func keep[T any](list []T, ok func(T) bool) []T {
+	kept := list[:0]
+	for _, x := range list {
+		if ok(x) {
+			kept = append(kept, x)
+		}
+	}
+	clear(list[len(kept):])
+	return kept
 }

@@ -81,6 +81,8 @@ type Job struct {
 	RunTimeout  time.Duration // 0 = the source's policy
 	FromLane    bool          // read from a lane: never spilled for its size or rate
 	Record      any           // the shell's own; the engine never looks at it
+
+	entry
 }
 
 // WaitCause says why a job waited. The values are those of job.v1 WaitCause.

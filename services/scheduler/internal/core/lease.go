@@ -1,0 +1,372 @@
+package core
+
+import (
+	"math"
+	"time"
+)
+
+// lease is the engine's side of a granted job. It is in Engine.leases from the grant until it is returned or its
+// settlement is durable: at most one for a job (TestModel).
+type lease struct {
+	token    Token
+	worker   string
+	ticket   bool
+	timeout  time.Duration
+	start    moment
+	expires  moment
+	deadline moment  // start + run timeout; the worker ends the handler itself, this is the second stop
+	charged  float64 // worker-seconds charged so far
+	back     float64 // expected part of a slot back within 2 ms
+	prev     *Job    // in the list by expiry, which is the order of granting and renewing since all have one TTL
+	next     *Job
+}
+
+// timeoutGrace lets the worker's own report of a run timeout arrive first.
+const timeoutGrace = time.Second
+
+// retryInMemory is the longest wait that is kept in memory.
+const retryInMemory = 15 * time.Second
+
+// begin makes a lease of a job that is in no queue.
+func (e *Engine) begin(t moment, j *Job, worker string, token Token, l *line, q *queue) {
+	e.uncount(j)
+	p := j.strand.pair
+	timeout := j.RunTimeout
+	if timeout <= 0 {
+		timeout = p.src.policy.RunTimeout
+	}
+	if timeout <= 0 {
+		timeout = 5 * time.Minute
+	}
+	j.state, j.started, j.line, j.queue, j.eff = leased, false, l, q, l.prio
+	j.lease = lease{
+		token: token, worker: worker, timeout: timeout, start: t, expires: t + e.cfg.TTL,
+		deadline: t + timeout + timeoutGrace, back: p.expectBack(0),
+	}
+	e.leases[token] = j
+	e.running = append(e.running, j)
+	j.runIdx = len(e.running)
+	e.linkLease(j)
+	p.running++
+	e.addRun(t, l, 1)
+	l.addBack(j.lease.back)
+}
+
+// end takes a lease out of all counts; the token stays known until forgetLease.
+func (e *Engine) end(t moment, j *Job) {
+	e.running = toggle(e.running, j, &j.runIdx, func(o *Job) *int { return &o.runIdx })
+	e.unlinkLease(j)
+	p, l, f := j.strand.pair, j.line, j.strand.flow
+	p.running--
+	l.addBack(-j.lease.back)
+	e.addRun(t, l, -1)
+	f.limit.running--
+	p.src.limit.running--
+	e.touch(l.pool)
+}
+
+// linkLease appends to the list by expiry.
+func (e *Engine) linkLease(j *Job) {
+	j.lease.prev, j.lease.next = e.lastLease, nil
+	if e.lastLease != nil {
+		e.lastLease.lease.next = j
+	} else {
+		e.firstLease = j
+	}
+	e.lastLease = j
+}
+
+func (e *Engine) unlinkLease(j *Job) {
+	if j.lease.prev != nil {
+		j.lease.prev.lease.next = j.lease.next
+	} else {
+		e.firstLease = j.lease.next
+	}
+	if j.lease.next != nil {
+		j.lease.next.lease.prev = j.lease.prev
+	} else {
+		e.lastLease = j.lease.prev
+	}
+	j.lease.prev, j.lease.next = nil, nil
+}
+
+// leaseOf returns the job that a worker holds under a token, nil if the token is stale or another worker's.
+func (e *Engine) leaseOf(worker string, t Token) *Job {
+	if j := e.leases[t]; j != nil && j.lease.worker == worker {
+		return j
+	}
+	return nil
+}
+
+// Started tells that handlers of these leases began.
+func (e *Engine) Started(now time.Time, worker string, tokens []Token) {
+	e.advance(now)
+	for _, t := range tokens {
+		if j := e.leaseOf(worker, t); j != nil {
+			j.started = true
+		}
+	}
+}
+
+// Renew gives each lease a new TTL, unless it is not the worker's, or is past its run timeout: then it is lost. A lease
+// with a report under way counts as renewed. The returned slices are valid until the next Renew.
+func (e *Engine) Renew(now time.Time, worker string, tokens []Token) (renewed, lost []Token) {
+	at := e.advance(now)
+	e.renewed, e.lost = e.renewed[:0], e.lost[:0]
+	for _, t := range tokens {
+		j := e.leaseOf(worker, t)
+		switch {
+		case j == nil && !e.claimed(at, worker, t), j != nil && j.state == leased && at >= j.lease.deadline:
+			e.lost = append(e.lost, t)
+			continue
+		case j != nil && j.state == leased:
+			e.unlinkLease(j)
+			j.lease.expires = at + e.cfg.TTL
+			e.linkLease(j)
+		}
+		e.renewed = append(e.renewed, t)
+	}
+	return e.renewed, e.lost
+}
+
+// Done takes a worker's report: it frees the slot and the quota, and says what to make durable.
+func (e *Engine) Done(now time.Time, worker string, r Result) Settlement {
+	t := e.advance(now)
+	j := e.leaseOf(worker, r.Token)
+	if j == nil || j.ID != r.JobID {
+		return Settlement{Kind: Refused, Token: r.Token, Reason: ReasonStaleLease}
+	}
+	if j.state == settling {
+		return Settlement{Kind: Repeated, Job: j, Token: r.Token}
+	}
+	return e.finish(t, j, r)
+}
+
+// finish ends a lease with a report, or with the engine's own in place of one.
+func (e *Engine) finish(t moment, j *Job, r Result) Settlement {
+	took := (t - j.lease.start).Seconds()
+	e.end(t, j)
+	pair := j.strand.pair
+	pair.ran(took)
+	j.line.charge(j.queue, took-j.lease.charged)
+	e.check(t, j.strand.flow)
+	s := Settlement{
+		Job: j, Token: r.Token, Waits: j.waits, Ran: r.Ran,
+		Attempt: Attempt{
+			Number: j.Attempts + 1, Worker: j.lease.worker, StartedAt: e.wall(j.lease.start), EndedAt: e.wall(t),
+			Error: r.Error, ErrorType: r.ErrorType, Counted: r.Kind != Snooze,
+		},
+	}
+	j.state, j.since = settling, t
+	if s.Attempt.Counted {
+		j.Attempts++ // only ever grows, whatever becomes of the job (H13)
+	}
+	limit := j.MaxAttempts
+	if limit <= 0 {
+		limit = pair.src.policy.Retry.MaxAttempts
+	}
+	if limit <= 0 {
+		limit = 10
+	}
+	switch {
+	case r.Kind == Success:
+		s.Kind = Succeeded
+	case r.Kind == Permanent:
+		s.Kind, s.Reason = Dead, ReasonPermanent
+	case s.Attempt.Counted && j.Attempts >= limit:
+		s.Kind, s.Reason = Dead, ReasonMaxAttempts
+	case j.expired(e, t):
+		s.Kind, s.Reason = Expired, ReasonExpired
+	default:
+		s.Kind = Retrying
+		delay := r.Delay
+		if delay <= 0 && r.Kind == Retry {
+			delay = e.backoff(&pair.src.policy.Retry, j.Attempts)
+		}
+		j.retryAt = t + min(max(0, delay), retryInMemory)
+		s.RetryAt = e.wall(j.retryAt)
+		j.ReadyAt = s.RetryAt // goes with a copy, should the job be moved meanwhile
+	}
+	j.final = s.Kind.Terminal()
+	return s
+}
+
+// backoff is exponential with full jitter.
+func (e *Engine) backoff(p *RetryPolicy, attempts int32) time.Duration {
+	initial, most, factor := p.Initial, p.Max, p.Multiplier
+	if initial <= 0 {
+		initial = time.Second
+	}
+	if most <= 0 {
+		most = 10 * time.Minute
+	}
+	if factor < 1 {
+		factor = 2
+	}
+	top := min(float64(initial)*math.Pow(factor, float64(attempts-1)), float64(most), float64(retryInMemory))
+	return time.Duration(e.rng.Float64() * top)
+}
+
+// Settled tells that a settlement's event is durable: a terminal job is forgotten but for its id, a retried one waits
+// for its time.
+func (e *Engine) Settled(now time.Time, id JobID, token Token) {
+	t := e.advance(now)
+	j := e.jobs[id]
+	if j == nil || j.state != settling || j.lease.token != token {
+		return
+	}
+	delete(e.leases, token)
+	if !j.final {
+		j.offered = t
+		e.link(j)
+		e.wait(t, j, j.retryAt, WaitRetry)
+		return
+	}
+	src := j.strand.flow.src
+	keys, window, budget := &src.keys, src.policy.DedupeWindow, e.cfg.DedupeBytes
+	if window <= 0 {
+		window = 10 * time.Minute
+	}
+	if id.madeBySDK() {
+		keys, window, budget = &e.shards[j.Shard].ids, sdkWindow, sdkBytes
+	}
+	e.evicted += keys.add(t, id, j.Digest, min(window, time.Hour), budget)
+	e.forget(t, j)
+}
+
+// wait keeps a job in memory until a time; memory it has no room for, its lane has.
+func (e *Engine) wait(t moment, j *Job, until moment, cause WaitCause) {
+	e.count(j)
+	j.state, j.since, j.cause = waiting, t, cause
+	f := j.strand.flow
+	switch {
+	case f.held || f.src.held, cause == WaitRetry && e.bytes > e.cfg.Memory && !j.FromLane:
+		e.displace(t, j)
+	case until <= t:
+		e.enqueue(t, j, false)
+	default:
+		j.timer.job = j
+		e.arm(&j.timer, until)
+	}
+}
+
+// Return takes a lease back that was not started (free and seen as in Credit) or that a draining worker gives up.
+// It costs no attempt; the job goes to the front of its queue. A stale token is ignored.
+func (e *Engine) Return(now time.Time, worker string, tok Token, why ReturnReason, free int32, seen int64) {
+	t := e.advance(now)
+	if j := e.leaseOf(worker, tok); j != nil && j.state == leased {
+		e.giveBack(t, j, why == NotStarted)
+	}
+	if w := e.workers[worker]; w != nil && why == NotStarted {
+		e.credit(w, free, seen)
+	}
+}
+
+// giveBack ends a lease without an attempt; undo takes charge and rate back too, as if it had never been granted.
+func (e *Engine) giveBack(t moment, j *Job, undo bool) {
+	e.end(t, j)
+	f := j.strand.flow
+	took := 0.0
+	if undo {
+		f.limit.tat -= f.limit.interval
+		f.src.limit.tat -= f.src.limit.interval
+	} else {
+		took = (t - j.lease.start).Seconds()
+	}
+	j.line.charge(j.queue, took-j.lease.charged)
+	e.check(t, f)
+	delete(e.leases, j.lease.token)
+	e.enqueue(t, j, true)
+}
+
+// Reconcile compares the leases that a worker says it holds (running, or with a result not yet answered Settled)
+// with those the engine has given it. Leases it does not name go back to their queues without an attempt; the
+// returned tokens are no leases of this engine: try Inherit, else tell the worker they are lost.
+func (e *Engine) Reconcile(now time.Time, worker string, held []Token) (lost []Token) {
+	t := e.advance(now)
+	named := make(map[Token]bool, len(held))
+	for _, tok := range held {
+		named[tok] = true
+		if e.leaseOf(worker, tok) == nil {
+			lost = append(lost, tok)
+		}
+	}
+	for i := len(e.running) - 1; i >= 0; i-- { // from the end: giveBack fills the hole with the last
+		if j := e.running[i]; j.lease.worker == worker && !named[j.lease.token] {
+			e.giveBack(t, j, !j.started)
+		}
+	}
+	return lost
+}
+
+// claim is a lease of a former owner whose job was not read yet.
+type claim struct {
+	worker    string
+	token     Token
+	startedAt time.Time
+	until     moment
+}
+
+// maxClaims bounds what workers can make the engine remember; beyond it the job waits out its quarantine.
+const maxClaims = 1 << 14
+
+// Inherit turns a lease of a former owner into one of this engine, with its old token, if the job was not granted
+// here since. A job that was not offered yet is remembered for one TTL. startedAt is when the worker began it.
+func (e *Engine) Inherit(now time.Time, worker string, id JobID, tok Token, startedAt time.Time) bool {
+	t := e.advance(now)
+	sh := e.shards[tok.Shard]
+	if sh == nil || tok.Epoch >= sh.epoch {
+		return false
+	}
+	j := e.jobs[id]
+	if j == nil {
+		if _, ok := sh.ids.find(t, id); ok || len(sh.claims) >= maxClaims {
+			return false
+		}
+		sh.claims[id] = claim{worker: worker, token: tok, startedAt: startedAt, until: t + e.cfg.TTL}
+		return true
+	}
+	if j.Shard != tok.Shard {
+		return false
+	}
+	switch j.state {
+	case queued:
+		e.dequeue(t, j)
+	case waiting:
+		e.arm(&j.timer, never)
+	default: // a moved one too: its copy may be granted by the time this is read
+		return j.state == leased && j.lease.token == tok && j.lease.worker == worker
+	}
+	e.inherit(t, j, worker, tok, startedAt)
+	return true
+}
+
+func (e *Engine) inherit(t moment, j *Job, worker string, tok Token, startedAt time.Time) {
+	f, k := j.strand.flow, j.strand.pair.kind
+	l := e.lineOf(f.src, ceiling(j), k.pool)
+	e.begin(t, j, worker, tok, l, l.partOf(k.class).queueOf(f))
+	j.started = true
+	if !startedAt.IsZero() { // counts from when it began; the rate was the former owner's business
+		j.lease.start = min(t, e.at(startedAt))
+		j.lease.deadline = j.lease.start + j.lease.timeout + timeoutGrace
+	}
+	f.limit.running++
+	f.src.limit.running++
+	e.check(t, f)
+}
+
+// claimed reports whether the token is a former owner's lease whose job was not read yet, and keeps the claim alive.
+func (e *Engine) claimed(t moment, worker string, tok Token) bool {
+	sh := e.shards[tok.Shard]
+	if sh == nil || len(sh.claims) == 0 {
+		return false
+	}
+	for id, c := range sh.claims { // a takeover's first seconds only; bounded by maxClaims
+		if c.token == tok && c.worker == worker {
+			c.until = t + e.cfg.TTL
+			sh.claims[id] = c
+			return true
+		}
+	}
+	return false
+}
