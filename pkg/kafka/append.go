@@ -56,6 +56,8 @@ func (c *Client) Append(ctx context.Context, topic string, partition int, record
 		return 0, fmt.Errorf("kafka: append to %s/%d: %w: %w: the broker's store", topic, partition, ErrUnsent, ErrFull)
 	case errors.Is(err, kafkago.MessageSizeTooLarge):
 		return 0, fmt.Errorf("kafka: append to %s/%d: %w: %w", topic, partition, ErrUnsent, ErrTooLarge)
+	case local(err):
+		return 0, fmt.Errorf("kafka: append to %s/%d: %w: %w (not installed, leader moving, or no right to see the topic)", topic, partition, ErrUnsent, err)
 	case unwritten(err):
 		return 0, fmt.Errorf("kafka: append to %s/%d: %w: %w", topic, partition, ErrUnsent, err)
 	default:

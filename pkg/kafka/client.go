@@ -171,10 +171,7 @@ func (c *Client) Refresh(ctx context.Context) error {
 // every refresh with it; anew, it asks. One that has a view keeps it: the
 // leaders it knows are the best guess while brokers are away.
 func (c *Client) forget(ctx context.Context) {
-	if ctx.Err() != nil {
-		return
-	}
-	if _, err := c.client.Metadata(ctx, &kafkago.MetadataRequest{Topics: []string{}}); err != nil { // of the cache, no I/O
+	if ctx.Err() == nil && c.transport.blind(ctx, c.client.Addr) != nil {
 		c.transport.renew()
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol/metadata"
 )
 
 // wire is kafka-go's transport without its blind spot: a pool does not notice
@@ -27,10 +28,24 @@ type wire struct {
 func (w *wire) RoundTrip(ctx context.Context, addr net.Addr, request kafkago.Request) (kafkago.Response, error) {
 	pool := w.pool.Load()
 	response, err := w.Transport.RoundTrip(ctx, addr, request)
+	if err != nil && local(err) {
+		// A pool that has never reached a broker knows no topic either. Say
+		// that it is the broker which is missing.
+		if cause := w.blind(ctx, addr); cause != nil && ctx.Err() == nil {
+			err = &unsentError{cause}
+		}
+	}
 	if err != nil && hungUp(err) && w.pool.CompareAndSwap(pool, pool+1) {
 		w.renew()
 	}
 	return response, err
+}
+
+// blind returns why the current pool has no view of the cluster, nil if it has
+// one. Metadata that is cached takes no request.
+func (w *wire) blind(ctx context.Context, addr net.Addr) error {
+	_, err := w.Transport.RoundTrip(ctx, addr, &metadata.Request{TopicNames: []string{}})
+	return err
 }
 
 // renew makes the next call use new connections and ask for the cluster's

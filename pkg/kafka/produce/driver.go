@@ -29,6 +29,8 @@ type driver struct {
 	records []Record
 	// ambiguous: an earlier attempt of this batch may have written it.
 	ambiguous bool
+	// last is why the batch's last attempt failed.
+	last error
 }
 
 func (p *Producer) driver(ctx context.Context, part *partition) {
@@ -52,7 +54,7 @@ func (d *driver) next() bool {
 	d.batch = append(d.batch[:0], queue[:n]...)
 	clear(queue[:n]) // or the array would keep them alive
 	d.part.queue = queue[n:]
-	d.ambiguous = false
+	d.ambiguous, d.last = false, nil
 	d.part.driven = n > 0
 	return n > 0
 }
@@ -69,6 +71,7 @@ func (d *driver) deliver(ctx context.Context) {
 			d.finish(d.batch, base, nil)
 			return
 		}
+		d.last = err
 		if !errors.Is(err, kafka.ErrUnsent) {
 			d.ambiguous = true
 		}
@@ -107,7 +110,11 @@ func (d *driver) begin(ctx context.Context) bool {
 	d.batch = live
 	d.p.mu.Unlock()
 	if len(late) > 0 {
-		d.finish(late, 0, d.verdict(errDeadline))
+		cause := errDeadline
+		if d.last != nil {
+			cause = fmt.Errorf("%w, last attempt: %w", errDeadline, d.last)
+		}
+		d.finish(late, 0, d.verdict(cause))
 	}
 	return len(live) > 0
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -200,7 +201,8 @@ func TestDeadlineOfUnsentRecords(t *testing.T) {
 		r.broker.Stop()
 		begin := time.Now()
 		_, err := r.Produce(t.Context(), record(0, "x"))
-		if !errors.Is(err, kafka.ErrUnsent) || errors.Is(err, kafka.ErrFateUnknown) {
+		if !errors.Is(err, kafka.ErrUnsent) || errors.Is(err, kafka.ErrFateUnknown) ||
+			!errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("error is %v", err)
 		}
 		if took := time.Since(begin); took < 5*time.Second || took > 6*time.Second {

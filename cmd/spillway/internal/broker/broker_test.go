@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/spillway/spillway/pkg/kafka"
+	"github.com/spillway/spillway/pkg/kafka/produce"
 )
 
 // childDir makes the test binary a broker on that directory, to be killed.
@@ -127,12 +130,7 @@ func TestCleanRestart(t *testing.T) {
 // come back.
 func TestKill(t *testing.T) {
 	dir := newDir(t)
-	child := exec.Command(os.Args[0])
-	child.Env = append(os.Environ(), childDir+"="+dir)
-	child.Stderr = os.Stderr
-	if err := child.Start(); err != nil {
-		t.Fatal(err)
-	}
+	kill := spawn(t, dir)
 	c := client(t, dir, "test")
 	install(t, c)
 	topic := layout.Jobs("low")
@@ -144,10 +142,7 @@ func TestKill(t *testing.T) {
 	if err := c.DeleteRecords(t.Context(), topic, map[int]int64{0: 49}); err != nil {
 		t.Fatal(err)
 	}
-	if err := child.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = child.Wait()
+	kill()
 
 	start(t, config(dir)) // over the stale socket and lock file
 	c = client(t, dir, "test")
@@ -158,6 +153,98 @@ func TestKill(t *testing.T) {
 	found, err := c.Committed(t.Context(), layout.Group(), topic, []int{0})
 	if err != nil || found[0] != at {
 		t.Errorf("commit is %+v (%v)", found[0], err)
+	}
+}
+
+// spawn runs a broker in a process of its own; kill is kill -9.
+func spawn(t *testing.T, dir string) (kill func()) {
+	t.Helper()
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), childDir+"="+dir)
+	child.Stderr = os.Stderr
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	kill = sync.OnceFunc(func() {
+		_ = child.Process.Kill()
+		_ = child.Wait()
+	})
+	t.Cleanup(kill)
+	return kill
+}
+
+// Producers go on over a kill -9 and a restart: what was acknowledged is
+// there, and it takes no longer than the broker does.
+func TestKillUnderLoad(t *testing.T) {
+	dir := newDir(t)
+	kill := spawn(t, dir)
+	c := client(t, dir, "test")
+	install(t, c)
+	topic := layout.Jobs("low")
+	p := produce.New(c, produce.Config{})
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { _ = p.Run(ctx) })
+	var mu sync.Mutex
+	acked := make(map[string]bool)
+	load := func(round string) time.Duration {
+		var slowest atomic.Int64
+		var callers sync.WaitGroup
+		for i := range 64 {
+			callers.Go(func() {
+				for k := range 50 {
+					value := fmt.Sprintf("%s-%d-%d", round, i, k)
+					begin := time.Now()
+					if _, err := p.Produce(t.Context(), produce.Record{Topic: topic, Partition: k % 2, Value: []byte(value)}); err != nil {
+						t.Errorf("%s: %v", value, err)
+						return
+					}
+					slowest.Store(max(slowest.Load(), int64(time.Since(begin))))
+					mu.Lock()
+					acked[value] = true
+					mu.Unlock()
+					time.Sleep(time.Millisecond)
+				}
+			})
+		}
+		if round == "killed" {
+			time.Sleep(20 * time.Millisecond)
+			kill()
+			spawn(t, dir)
+		}
+		callers.Wait()
+		return time.Duration(slowest.Load())
+	}
+	load("calm")
+	slowest := load("killed")
+	cancel()
+	running.Wait()
+
+	seen, total := make(map[string]bool), 0
+	for q := range 2 {
+		for next := int64(0); ; {
+			batch, err := c.Fetch(t.Context(), topic, q, next, 1<<20, time.Millisecond)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(batch.Messages) == 0 {
+				break
+			}
+			for _, m := range batch.Messages {
+				seen[string(m.Value)] = true
+				next = m.Offset + 1
+				total++
+			}
+		}
+	}
+	for value := range acked {
+		if !seen[value] {
+			t.Errorf("%s was acknowledged and is lost", value)
+		}
+	}
+	t.Logf("%d acknowledged, %d duplicates, slowest %v", len(acked), total-len(seen), slowest)
+	if slowest > 5*time.Second {
+		t.Errorf("one record took %v over a restart", slowest)
 	}
 }
 
