@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 
 	"go.opentelemetry.io/otel/metric"
@@ -20,6 +21,7 @@ type Telemetry struct {
 	meters            metric.MeterProvider
 	tracer            trace.Tracer
 	metrics           http.Handler
+	logs              slog.Handler
 	shutdown          func(context.Context) error
 }
 
@@ -29,6 +31,8 @@ type Config struct {
 	MeterProvider  metric.MeterProvider
 	// Metrics serves the Prometheus text of MeterProvider.
 	Metrics http.Handler
+	// Logs exports log records.
+	Logs slog.Handler
 	// Shutdown flushes and ends the providers.
 	Shutdown func(context.Context) error
 }
@@ -38,7 +42,7 @@ func New(cfg Config) *Telemetry {
 	t := &Telemetry{
 		tracing: cfg.TracerProvider != nil, metering: cfg.MeterProvider != nil,
 		traces: cfg.TracerProvider, meters: cfg.MeterProvider,
-		metrics: cfg.Metrics, shutdown: cfg.Shutdown,
+		metrics: cfg.Metrics, logs: cfg.Logs, shutdown: cfg.Shutdown,
 	}
 	if t.traces == nil {
 		t.traces = tracenoop.NewTracerProvider()
