@@ -257,6 +257,22 @@ func (c *Client) look(ctx context.Context, topic string) (kafkago.Topic, error) 
 	return kafkago.Topic{}, protocol.NewErrNoTopic(topic)
 }
 
+// retry repeats call while its error may pass, until ctx ends: a fresh broker
+// has no coordinator yet, a new topic no leader.
+func (c *Client) retry(ctx context.Context, call func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*CallTimeout)
+	defer cancel()
+	for {
+		err := call()
+		if err == nil || !Retriable(err) {
+			return err
+		}
+		if c.Refresh(ctx) != nil && ctx.Err() != nil || !sleep(ctx, retryPause) {
+			return err
+		}
+	}
+}
+
 // sleep waits d and reports whether ctx is still alive after it.
 func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)

@@ -213,22 +213,6 @@ func (c *Client) commitFirst(ctx context.Context, l Layout) error {
 	return nil
 }
 
-// retry repeats call while its error may pass, until ctx ends: a fresh broker
-// has no coordinator yet, a new topic no leader.
-func (c *Client) retry(ctx context.Context, call func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*CallTimeout)
-	defer cancel()
-	for {
-		err := call()
-		if err == nil || !Retriable(err) {
-			return err
-		}
-		if c.Refresh(ctx) != nil && ctx.Err() != nil || !sleep(ctx, retryPause) {
-			return err
-		}
-	}
-}
-
 // topics returns the cluster's topics by name, as of now.
 func (c *Client) topics(ctx context.Context) (map[string]kafkago.Topic, error) {
 	if err := c.Refresh(ctx); err != nil {

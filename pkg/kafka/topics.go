@@ -1,9 +1,6 @@
 package kafka
 
-import (
-	"slices"
-	"time"
-)
+import "slices"
 
 // ShardOf is the one rule of ownership: partition q of any scheduler topic
 // belongs to shard q mod P.
@@ -29,7 +26,6 @@ const DefaultPrefix = "spillway."
 var (
 	priorities = []string{"critical", "high", "default", "low", "bulk"}
 	tiers      = []string{"15s", "1m", "4m", "16m", "1h", "4h", "16h"}
-	tierTimes  = []time.Duration{15 * time.Second, time.Minute, 4 * time.Minute, 16 * time.Minute, time.Hour, 4 * time.Hour, 16 * time.Hour}
 )
 
 // Priorities returns the names of the priorities, the highest first.
@@ -43,9 +39,6 @@ func (t Topics) Spill() string { return t.Prefix + "spill" }
 
 // Tiers returns the names of the delay tiers, the shortest first.
 func (t Topics) Tiers() []string { return slices.Clone(tiers) }
-
-// TierTimes returns how long a record stays in each of Tiers.
-func (t Topics) TierTimes() []time.Duration { return slices.Clone(tierTimes) }
 
 // Delay is the topic of a delay tier.
 func (t Topics) Delay(tier string) string { return t.Prefix + "delay." + tier }
