@@ -208,8 +208,8 @@ func (s *Service) check(ctx context.Context, room *publish.Room) error {
 		}
 	}
 	have := s.control.State().Config()
-	if err := controllog.Mismatch(have, &logv1.ClusterConfig{FormatVersion: 1, Prefix: s.cfg.Prefix}); err != nil {
-		return err
+	if have.GetPrefix() != s.cfg.Prefix || have.GetFormatVersion() != controllog.Format {
+		return fmt.Errorf("the control log is of an installation with prefix %q and format %d", have.GetPrefix(), have.GetFormatVersion())
 	}
 	layout := kafka.Layout{Topics: s.topics, Shards: int(have.GetShards()), Lanes: int(have.GetLanes()), Durability: s.cfg.Durability}
 	if err := kafka.Check(ctx, s.clients[0], layout); err != nil {
