@@ -15,10 +15,6 @@ import (
 	"github.com/spillway/spillway/pkg/telemetry"
 )
 
-// joinWithin is how old a job may be for its first attempt to join the trace that created it. Later the trace would
-// have been closed by its reader.
-const joinWithin = 10 * time.Minute
-
 // creation is the context in which a job was enqueued, and when it was granted.
 type creation struct {
 	traceparent, tracestate string
@@ -46,8 +42,7 @@ func (w *Worker) trace(l *lease) (ctx context.Context, finish func(error)) {
 	if remote.IsValid() {
 		opts = append(opts, trace.WithLinks(trace.Link{SpanContext: remote}))
 	}
-	joined := l.job.Attempt == 1 && now.Sub(l.job.AcceptedAt) <= joinWithin && remote.IsValid()
-	if joined {
+	if remote.IsValid() && telemetry.Joined(int32(l.job.Attempt), l.job.AcceptedAt, now) {
 		ctx = trace.ContextWithRemoteSpanContext(ctx, remote)
 		w.traceWait(ctx, tracer, l, attrs)
 	} else {
