@@ -370,3 +370,6 @@ func (e *Engine) claimed(t moment, worker string, tok Token) bool {
 	}
 	return false
 }
+
+// Leases is the number of leases that are running or being settled: none when the replica may stop without leaving work behind.
+func (e *Engine) Leases() int { return len(e.leases) }

@@ -94,7 +94,10 @@ func (w *Window) History(id core.JobID, offset int64) (settled bool, attempts in
 		quarantine = w.owned.quarantine
 	}
 	if h, has := w.owned.history[id]; has {
-		return h.settled, h.attempts, h.retryAt, quarantine
+		if h.retryAt != 0 {
+			retryAt = time.Unix(0, h.retryAt)
+		}
+		return h.settled, h.attempts, retryAt, quarantine
 	}
 	return false, 0, time.Time{}, quarantine
 }
