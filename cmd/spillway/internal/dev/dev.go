@@ -185,6 +185,12 @@ func (d *Dev) spec(s service) process.Spec {
 		"SPILLWAY_TOKEN_KEYS=" + d.keys.signer.JWKS(),
 		"SPILLWAY_MAC_KEY_FILE=" + d.keys.macPath,
 		"SPILLWAY_DURABILITY=" + kafka.Single,
+		"SPILLWAY_REFLECTION=true",
+		"SPILLWAY_METRICS=true",
+	}
+	if s.kind == "enqueue" {
+		// Local mode: unknown sources are registered for whoever asks.
+		env = append(env, "SPILLWAY_ENQUEUE_REGISTER="+d.file.Endpoints.Automation, "SPILLWAY_ENQUEUE_REGISTER_TOKEN_FILE="+d.keys.tokenFile("operator"))
 	}
 	return process.Spec{
 		Name: s.name, Args: []string{"serve", s.kind, "--until-stdin-closes"}, Env: env,
