@@ -84,31 +84,21 @@ func (s *suite) append(t *testing.T, topic string, partition int, values ...[]by
 
 func (s *suite) ends(t *testing.T, topic string, partition int) kafka.Range {
 	t.Helper()
-	ctx := s.context(t)
-	for {
-		ends, err := s.client.Ends(ctx, topic, []int{partition})
-		if err == nil {
-			return ends[partition]
-		}
-		if !kafka.Retriable(err) || ctx.Err() != nil {
-			t.Fatal(err)
-		}
+	ends, err := s.client.Ends(s.context(t), topic, []int{partition})
+	if err != nil {
+		t.Fatal(err)
 	}
+	return ends[partition]
 }
 
-// committed reads one commit; a connection may have died with the broker.
+// committed reads one commit.
 func (s *suite) committed(t *testing.T, topic string, partition int) kafka.Commit {
 	t.Helper()
-	ctx := s.context(t)
-	for {
-		found, err := s.client.Committed(ctx, s.layout.Group(), topic, []int{partition})
-		if err == nil {
-			return found[partition]
-		}
-		if !kafka.Retriable(err) || ctx.Err() != nil {
-			t.Fatal(err)
-		}
+	found, err := s.client.Committed(s.context(t), s.layout.Group(), topic, []int{partition})
+	if err != nil {
+		t.Fatal(err)
 	}
+	return found[partition]
 }
 
 func (s *suite) install(t *testing.T) {
