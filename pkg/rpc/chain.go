@@ -37,10 +37,16 @@ type gate struct {
 	verifier  *Verifier
 	validator protovalidate.Validator
 	deadline  time.Duration
+	calls     *tracing
 	log       *slog.Logger
 }
 
 func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+	if !g.calls.off() && !strings.HasPrefix(info.FullMethod, healthPrefix) {
+		var c *call
+		ctx, c = g.calls.server(ctx, info.FullMethod)
+		defer func() { c.end(ctx, err) }()
+	}
 	defer g.contain(ctx, info.FullMethod, &err)
 	// WithTimeout keeps an earlier deadline of the caller's and cuts a later.
 	ctx, cancel := context.WithTimeout(ctx, g.deadline)

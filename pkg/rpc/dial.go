@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
@@ -70,8 +71,12 @@ func Dial(target string, cfg DialConfig) (*grpc.ClientConn, error) {
 		}
 		opts = append(opts, grpc.WithPerRPCCredentials(b))
 	}
-	if h := clientTrace(cfg.Telemetry); h != nil {
-		opts = append(opts, grpc.WithStatsHandler(h))
+	calls, err := newTracing(cfg.Telemetry, trace.SpanKindClient, telemetry.MetricClientCalls)
+	if err != nil {
+		return nil, err
+	}
+	if !calls.off() {
+		opts = append(opts, grpc.WithChainUnaryInterceptor(calls.client))
 	}
 	if cfg.Dialer != nil {
 		opts = append(opts, grpc.WithContextDialer(cfg.Dialer))

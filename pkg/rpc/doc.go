@@ -17,7 +17,7 @@
 //
 // # Order of the chain
 //
-//	trace (stats handler) → contain → deadline → authorise → validate → handler
+//	trace → contain → deadline → authorise → validate → handler
 //
 // The service's refusals are made from Error; this package turns everything
 // that is not one into INTERNAL with a request id, logged here once.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"buf.build/go/protovalidate"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -95,7 +96,11 @@ func NewServer(cfg Config, register func(*grpc.Server)) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("rpc server: %w", err)
 	}
-	g := &gate{roles: maps.Clone(cfg.Roles), verifier: cfg.Verifier, validator: validator, deadline: cfg.Deadline, log: cfg.Log}
+	calls, err := newTracing(cfg.Telemetry, trace.SpanKindServer, telemetry.MetricServerCalls)
+	if err != nil {
+		return nil, fmt.Errorf("rpc server: %w", err)
+	}
+	g := &gate{roles: maps.Clone(cfg.Roles), verifier: cfg.Verifier, validator: validator, deadline: cfg.Deadline, calls: calls, log: cfg.Log}
 	opts := []grpc.ServerOption{
 		grpc.Creds(localCredentials{}),
 		grpc.UnaryInterceptor(g.unary),
@@ -110,9 +115,6 @@ func NewServer(cfg Config, register func(*grpc.Server)) (*Server, error) {
 			MaxConnectionAge: maxConnectionAge, MaxConnectionAgeGrace: connectionGrace,
 			Time: pingEvery, Timeout: pingTimeout,
 		}),
-	}
-	if h := serverTrace(cfg.Telemetry); h != nil {
-		opts = append(opts, grpc.StatsHandler(h))
 	}
 	s := &Server{cfg: cfg, grpc: grpc.NewServer(opts...), health: health.NewServer()}
 	register(s.grpc)

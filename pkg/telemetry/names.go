@@ -44,3 +44,15 @@ const (
 	KeyMessageID     = attribute.Key("messaging.message.id")
 	KeyErrorType     = attribute.Key("error.type")
 )
+
+// Names of OpenTelemetry's conventions for calls (semconv 1.43.0). The span of
+// a call is named by its method without the leading slash.
+const (
+	KeyRPCSystem = attribute.Key("rpc.system.name")
+	KeyRPCMethod = attribute.Key("rpc.method")
+	KeyRPCStatus = attribute.Key("rpc.response.status_code")
+
+	// MetricServerCalls and MetricClientCalls are histograms, in seconds.
+	MetricServerCalls = "rpc.server.call.duration"
+	MetricClientCalls = "rpc.client.call.duration"
+)
