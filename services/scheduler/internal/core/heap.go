@@ -143,10 +143,10 @@ type seenID struct {
 // seenBytes is what one remembered id costs: a map slot at the usual load, and its place in the ring.
 const seenBytes = 24*3/2 + 20
 
-// add remembers id; it returns how many younger than their window had to give way.
-func (s *seen) add(t moment, id JobID, digest uint32, window time.Duration, budget int) (evicted int64) {
+// add remembers id up to a time; it returns how many younger than their window had to give way.
+func (s *seen) add(t moment, id JobID, digest uint32, upTo moment, budget int) (evicted int64) {
 	s.expire(t)
-	until := int32((t + window) / time.Second)
+	until := int32(upTo / time.Second)
 	if s.ids == nil {
 		s.ids = make(map[JobID]seenJob)
 	}

@@ -81,6 +81,28 @@ func (e *Engine) Offer(now time.Time, j *Job) Verdict {
 	return Verdict{Kind: Queue}
 }
 
+// Remember tells of a job that was settled before the shard was attached, as outcomes say: it must not run again.
+// Within a source, jobs are told in the order of their settling.
+func (e *Engine) Remember(now time.Time, shard int32, source string, id JobID, digest uint32, settledAt time.Time) {
+	t := e.advance(now)
+	if sh := e.shards[shard]; sh != nil {
+		e.remember(t, sh, e.sourceOf(t, shard, source), id, digest, min(t, e.at(settledAt)))
+	}
+}
+
+func (e *Engine) remember(t moment, sh *shard, s *source, id JobID, digest uint32, at moment) {
+	keys, window, budget := &s.keys, s.policy.DedupeWindow, e.cfg.DedupeBytes
+	if window <= 0 {
+		window = 10 * time.Minute
+	}
+	if id.madeBySDK() {
+		keys, window, budget = &sh.ids, sdkWindow, sdkBytes
+	}
+	if until := at + min(window, time.Hour); until > t {
+		e.evicted += keys.add(t, id, digest, until, budget)
+	}
+}
+
 // known answers for a job whose id is in the engine.
 func (e *Engine) known(t moment, j *Job) (Verdict, bool) {
 	k := e.jobs[j.ID]

@@ -222,15 +222,7 @@ func (e *Engine) Settled(now time.Time, id JobID, token Token) {
 		e.wait(t, j, j.retryAt, WaitRetry)
 		return
 	}
-	src := j.strand.flow.src
-	keys, window, budget := &src.keys, src.policy.DedupeWindow, e.cfg.DedupeBytes
-	if window <= 0 {
-		window = 10 * time.Minute
-	}
-	if id.madeBySDK() {
-		keys, window, budget = &e.shards[j.Shard].ids, sdkWindow, sdkBytes
-	}
-	e.evicted += keys.add(t, id, j.Digest, min(window, time.Hour), budget)
+	e.remember(t, e.shards[j.Shard], j.strand.flow.src, id, j.Digest, t)
 	e.forget(t, j)
 }
 

@@ -25,10 +25,12 @@ type simEvent struct {
 
 type simEvents []simEvent
 
-func (h simEvents) Len() int           { return len(h) }
-func (h simEvents) Less(i, j int) bool { return h[i].at < h[j].at || h[i].at == h[j].at && h[i].seq < h[j].seq }
-func (h simEvents) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *simEvents) Push(x any)        { *h = append(*h, x.(simEvent)) }
+func (h simEvents) Len() int { return len(h) }
+func (h simEvents) Less(i, j int) bool {
+	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].seq < h[j].seq
+}
+func (h simEvents) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *simEvents) Push(x any)   { *h = append(*h, x.(simEvent)) }
 func (h *simEvents) Pop() any {
 	old := *h
 	x := old[len(old)-1]
