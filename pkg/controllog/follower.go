@@ -266,8 +266,8 @@ func (f *Follower) verdict(sequence int64) (Verdict, bool) {
 	return Verdict{}, false
 }
 
-// request finds the accepted command with a request id.
-func (f *Follower) request(id string) (int64, bool) {
+// Requested finds the accepted command with a request id, among the last RequestWindow.
+func (f *Follower) Requested(id string) (int64, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.fold.Request(id)

@@ -81,7 +81,7 @@ func (w *Writer) readBack(ctx context.Context, sequence int64) (int64, error) {
 func (w *Writer) find(ctx context.Context, id string, cause error) (int64, error) {
 	for {
 		changed := w.follower.Changed()
-		if sequence, ok := w.follower.request(id); ok {
+		if sequence, ok := w.follower.Requested(id); ok {
 			return sequence, nil
 		}
 		select {

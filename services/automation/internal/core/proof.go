@@ -68,11 +68,12 @@ type Ledger struct {
 	verb     Verb
 	since    time.Time // the record was read back
 	acks     []Ack
+	waiting  map[string]Service // live ones that have not acknowledged; at most a fleet
 }
 
 // NewLedger begins a proof for the record at sequence, which was read back at since.
 func NewLedger(sequence int64, verb Verb, since time.Time) *Ledger {
-	return &Ledger{sequence: sequence, verb: verb, since: since}
+	return &Ledger{sequence: sequence, verb: verb, since: since, waiting: map[string]Service{}}
 }
 
 // Prove takes a new view. done: the proof is complete. Else look again when the view changes, and at again at the latest. refusal: enough
@@ -82,23 +83,24 @@ func NewLedger(sequence int64, verb Verb, since time.Time) *Ledger {
 // live when the record was written is seen by then. Where that cannot be relied on, and for whoever does not answer, GrantsEnd has to pass: after it no
 // scheduler grants on what was before. A silent enqueue replica does no harm except to a block, because intake decides again.
 func (l *Ledger) Prove(now time.Time, v View) (p Proof, done bool, again time.Time, refusal *Refusal) {
-	var silent, refusing []string
 	complete := !v.Broken && now.Sub(v.Since) >= settled
 	self := false
 	for _, r := range v.Replicas {
-		if r.Applied >= l.sequence {
-			self = self || r.Name == v.Self
-			if r.Service != Automation {
-				l.ack(r)
-			}
-			continue
-		}
 		switch {
-		case l.acked(r.Name): // it has answered before; a beat out of the past changes nothing
-		case r.Service == Scheduler:
-			silent = append(silent, r.Name)
-		case r.Service == Enqueue:
-			refusing = append(refusing, r.Name)
+		case r.Applied >= l.sequence:
+			self = self || r.Name == v.Self
+			l.ack(r)
+		case !l.acked(r.Name) && r.Service != Automation: // a beat out of the past takes no answer back
+			l.waiting[r.Name] = r.Service
+		}
+	}
+	// Whoever was live and then fell silent is waited for too: it may be about to grant.
+	var silent, refusing []string
+	for name, service := range l.waiting {
+		if service == Scheduler {
+			silent = append(silent, name)
+		} else {
+			refusing = append(refusing, name)
 		}
 	}
 	deadline := l.since.Add(GrantsEnd)
@@ -122,7 +124,8 @@ func (l *Ledger) Prove(now time.Time, v View) (p Proof, done bool, again time.Ti
 }
 
 func (l *Ledger) ack(r Replica) {
-	if !l.acked(r.Name) {
+	delete(l.waiting, r.Name)
+	if r.Service != Automation && !l.acked(r.Name) {
 		l.acks = append(l.acks, Ack{Replica: r.Name, At: r.Seen, running: r.Running})
 	}
 }

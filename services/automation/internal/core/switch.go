@@ -2,6 +2,7 @@ package core
 
 import (
 	"cmp"
+	"hash/fnv"
 	"slices"
 	"strconv"
 	"strings"
@@ -136,25 +137,20 @@ func (o Order) Validate() *Refusal {
 	return &Refusal{Reason: Invalid, Message: "the request is invalid", Violations: wrong}
 }
 
-// StateOf is what the switches on a source as a whole make of it. The strictest wins.
-func StateOf(name string, switches []Switch, now time.Time) State {
-	state := Active
-	for _, s := range switches {
-		if s.Scope != (Scope{Kind: OfSource, Source: name}) || !s.InForce(now) {
-			continue
-		}
-		switch s.Verb {
-		case Block:
-			return Blocked
-		case Hold:
-			state = Held
-		case Demote:
-			if state == Active {
-				state = Demoted
-			}
-		}
+// StateOf is what the switch on a source as a whole makes of it.
+func StateOf(s Switch, now time.Time) State {
+	if !s.InForce(now) {
+		return Active
 	}
-	return state
+	switch s.Verb {
+	case Block:
+		return Blocked
+	case Hold:
+		return Held
+	case Demote:
+		return Demoted
+	}
+	return Active
 }
 
 // Backlog is work that waits, as last reported.
@@ -170,9 +166,8 @@ type Preview struct {
 	Etag                 string
 }
 
-// PreviewOf sums up what of the backlogs a scope covers. known are the registered sources that a tenant's switch may touch; revision is that of
-// the control state that was looked at.
-func PreviewOf(scope Scope, backlogs []Backlog, revision int64) Preview {
+// PreviewOf sums up what of the backlogs a scope covers. standing is the sequence of the switch that is on the scope, 0 when there is none.
+func PreviewOf(scope Scope, backlogs []Backlog, standing int64) Preview {
 	var p Preview
 	if scope.Kind != OfTenant {
 		p.Sources = []string{scope.Source}
@@ -188,7 +183,18 @@ func PreviewOf(scope Scope, backlogs []Backlog, revision int64) Preview {
 		}
 	}
 	slices.Sort(p.Sources)
-	// What waits changes all the time; what was looked at is who it is about and the rules of that moment.
-	p.Etag = strconv.FormatInt(revision, 10) + "-" + strconv.Itoa(len(p.Sources))
+	// What waits changes all the time. What was looked at is whom the switch touches and what stands there now.
+	h := fnv.New64a()
+	for _, name := range p.Sources {
+		h.Write([]byte(name + "\x00"))
+	}
+	p.Etag = strconv.FormatInt(standing, 10) + "-" + strconv.FormatUint(h.Sum64(), 36)
 	return p
+}
+
+// Thrown is what a switch did.
+type Thrown struct {
+	Switch  Switch // zero when only a preview was asked for
+	Proof   Proof
+	Preview Preview
 }
