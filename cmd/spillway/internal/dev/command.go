@@ -40,6 +40,8 @@ production.`,
 				return exit.Errorf(exit.Usage, "--port-base: want 0 or a port from 1024 to %d", 65535-automationPort-spacing)
 			case opts.Schedulers < 1 || opts.Schedulers > maxReplicas, opts.Enqueues < 1 || opts.Enqueues > maxReplicas:
 				return exit.Errorf(exit.Usage, "--schedulers, --enqueues: want 1 to %d", maxReplicas)
+			case new(slog.Level).UnmarshalText([]byte(opts.LogLevel)) != nil:
+				return exit.Errorf(exit.Usage, "--log-level: want DEBUG, INFO, WARN or ERROR")
 			}
 			return main(cmd, opts)
 		},
@@ -48,6 +50,7 @@ production.`,
 	f.StringVar(&opts.DataDir, "data-dir", "", "where logs, keys and dev.json are (default <user cache dir>/spillway/dev)")
 	f.IntVar(&opts.PortBase, "port-base", 7400, "first port: enqueue +0, scheduler +10, automation +30, each one's admin port +1; 0: free ports")
 	f.StringVar(&opts.ReadyFile, "ready-file", "", "also write dev.json here when everything is ready")
+	f.StringVar(&opts.LogLevel, "log-level", "INFO", "what the services tell at least: DEBUG, INFO, WARN or ERROR")
 	f.IntVar(&opts.Schedulers, "schedulers", 1, "scheduler replicas")
 	f.IntVar(&opts.Enqueues, "enqueues", 1, "enqueue replicas")
 	return cmd

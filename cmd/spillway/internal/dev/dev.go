@@ -115,7 +115,7 @@ func (d *Dev) start(ctx context.Context) error {
 	}
 
 	d.launch(process.Spec{
-		Name: "broker", Args: []string{"serve", "broker", "--until-stdin-closes", "--data-dir", d.opts.DataDir, "--socket", socket},
+		Name: "broker", Args: []string{"serve", "broker", "--until-stdin-closes", "--data-dir", d.opts.DataDir, "--socket", socket, "--log-level", d.opts.LogLevel},
 		Ceiling: brokerCeiling, MaxProcs: maxProcs(), Grace: brokerGrace,
 	})
 	client, err := kafka.New(kafka.Config{Addresses: []string{d.file.Broker.Address}, ClientID: "dev"})
@@ -187,6 +187,7 @@ func (d *Dev) spec(s service) process.Spec {
 		"SPILLWAY_DURABILITY=" + kafka.Single,
 		"SPILLWAY_REFLECTION=true",
 		"SPILLWAY_METRICS=true",
+		"SPILLWAY_LOG_LEVEL=" + d.opts.LogLevel,
 	}
 	if s.kind == "enqueue" {
 		// Local mode: unknown sources are registered for whoever asks.

@@ -74,10 +74,14 @@ func (k keys) tokens(issuer string, now time.Time) (readyfile.Tokens, error) {
 			return t, fmt.Errorf("sign token of %s: %w", want.subject, err)
 		}
 		*want.to = token
-		path := filepath.Join(filepath.Dir(k.macPath), want.subject+".token")
-		if err := os.WriteFile(path, []byte(token+"\n"), 0o600); err != nil {
+		if err := os.WriteFile(k.tokenFile(want.subject), []byte(token+"\n"), 0o600); err != nil {
 			return t, fmt.Errorf("token of %s: %w", want.subject, err)
 		}
 	}
 	return t, nil
+}
+
+// tokenFile is where a token lies.
+func (k keys) tokenFile(subject string) string {
+	return filepath.Join(filepath.Dir(k.macPath), subject+".token")
 }

@@ -19,6 +19,8 @@ type Options struct {
 	// ReadyFile is written when everything is ready; "" for none but the one
 	// in DataDir.
 	ReadyFile string
+	// LogLevel is what the children tell at least: DEBUG, INFO, WARN or ERROR.
+	LogLevel string
 }
 
 // The memory ceilings of the contract, in bytes.

@@ -205,7 +205,7 @@ func attach(ctx context.Context, dataDir, dir string, own dev.Options, out *proc
 	if !errors.Is(err, readyfile.ErrAbsent) {
 		return nil, nil, err
 	}
-	own.DataDir, own.PortBase = filepath.Join(dir, "dev"), 0
+	own.DataDir, own.PortBase, own.LogLevel = filepath.Join(dir, "dev"), 0, "WARN"
 	if err := os.Mkdir(own.DataDir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("temporary directory: %w", err)
 	}

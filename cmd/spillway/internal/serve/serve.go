@@ -25,6 +25,9 @@ func Command() *cobra.Command {
 		Short: "run one service, configured by SPILLWAY_* in the environment",
 		Args:  cobra.NoArgs,
 	}
+	for _, s := range services {
+		cmd.AddCommand(s.command())
+	}
 	cmd.AddCommand(brokerCommand())
 	return cmd
 }

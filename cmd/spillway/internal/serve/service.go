@@ -1,0 +1,173 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/spillway/spillway/cmd/spillway/internal/exit"
+	"github.com/spillway/spillway/pkg/config"
+	"github.com/spillway/spillway/pkg/kafka"
+	"github.com/spillway/spillway/pkg/rpc"
+	"github.com/spillway/spillway/pkg/telemetry"
+	"github.com/spillway/spillway/pkg/telemetry/export"
+	"github.com/spillway/spillway/services/enqueue"
+	"github.com/spillway/spillway/services/scheduler"
+)
+
+// settings are what every service is told beside its own configuration.
+type settings struct {
+	Kafka       string `env:"SPILLWAY_KAFKA" doc:"brokers: host:port, several separated by commas, or unix:PATH"`
+	Prefix      string `env:"SPILLWAY_PREFIX" default:"spillway." doc:"prefix of the topics"`
+	Listen      string `env:"SPILLWAY_LISTEN" default:"127.0.0.1:0" doc:"host:port of the gRPC listener"`
+	AdminListen string `env:"SPILLWAY_ADMIN_LISTEN" doc:"host:port of the listener for probes and metrics; empty: none"`
+	TokenKeys   string `env:"SPILLWAY_TOKEN_KEYS" doc:"JWKS file that tokens are verified with"`
+	MACKeyFile  string `env:"SPILLWAY_MAC_KEY_FILE" doc:"file with the key of control and outcomes records"`
+	Replica     string `env:"SPILLWAY_REPLICA" doc:"name of this replica, kept over restarts"`
+	Metrics     bool   `env:"SPILLWAY_METRICS" default:"false" doc:"serve Prometheus metrics on the admin listener"`
+	LogLevel    string `env:"SPILLWAY_LOG_LEVEL" default:"INFO" doc:"DEBUG, INFO, WARN or ERROR"`
+}
+
+func (s settings) validate() error {
+	var wrong []error
+	if _, err := s.level(); err != nil {
+		wrong = append(wrong, fmt.Errorf("SPILLWAY_LOG_LEVEL: %w", err))
+	}
+	for name, value := range map[string]string{"SPILLWAY_KAFKA": s.Kafka, "SPILLWAY_TOKEN_KEYS": s.TokenKeys, "SPILLWAY_MAC_KEY_FILE": s.MACKeyFile} {
+		if value == "" {
+			wrong = append(wrong, fmt.Errorf("%s is not set", name))
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+func (s settings) level() (level slog.Level, err error) {
+	err = level.UnmarshalText([]byte(s.LogLevel))
+	return level, err
+}
+
+// parts are what a service is built from; each service takes them as its Deps.
+type parts struct {
+	log             *slog.Logger
+	telemetry       *telemetry.Telemetry
+	kafka           func(clientID string) (*kafka.Client, error)
+	verifier        func(issuer func() string) (*rpc.Verifier, error)
+	macKey          []byte
+	listener, admin net.Listener
+}
+
+// runner is a service that was built.
+type runner interface {
+	Run(ctx context.Context) error
+}
+
+// service is one row of the table of what can be served.
+type service struct {
+	name, short string
+	// config returns a pointer to a new configuration.
+	config func() any
+	// build makes the service of that configuration.
+	build func(cfg any, p parts) (runner, error)
+}
+
+var services = []service{
+	{
+		name: "enqueue", short: "accepts jobs and makes them durable",
+		config: func() any { return new(enqueue.Config) },
+		build: func(cfg any, p parts) (runner, error) {
+			return enqueue.New(*cfg.(*enqueue.Config), enqueue.Deps{
+				Log: p.log, Telemetry: p.telemetry, Kafka: p.kafka, Verifier: p.verifier, MACKey: p.macKey, Listener: p.listener, Admin: p.admin,
+			})
+		},
+	},
+	{
+		name: "scheduler", short: "decides what runs next and hands it to workers",
+		config: func() any { return new(scheduler.Config) },
+		build: func(cfg any, p parts) (runner, error) {
+			return scheduler.New(*cfg.(*scheduler.Config), scheduler.Deps{
+				Log: p.log, Telemetry: p.telemetry, Kafka: p.kafka, Verifier: p.verifier, MACKey: p.macKey, Listener: p.listener, Admin: p.admin,
+			})
+		},
+	},
+}
+
+// flushTimeout bounds what telemetry may take to send its last data.
+const flushTimeout = 3 * time.Second
+
+func (s service) command() *cobra.Command {
+	var untilStdin bool
+	cmd := &cobra.Command{
+		Use: s.name, Short: s.short, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := until(cmd.Context(), untilStdin)
+			defer stop()
+			return s.serve(ctx)
+		},
+	}
+	cmd.Flags().BoolVar(&untilStdin, untilStdinFlag, false, "stop when standard input ends")
+	return cmd
+}
+
+// serve runs the service until ctx ends. What is wrong with the configuration
+// is a usage error, so that a supervisor need not try again.
+func (s service) serve(ctx context.Context) (err error) {
+	var common settings
+	cfg := s.config()
+	if err := errors.Join(config.Load(os.Environ(), &common, cfg), common.validate()); err != nil {
+		return exit.With(exit.Usage, err)
+	}
+	macKey, err := os.ReadFile(common.MACKeyFile)
+	if err != nil {
+		return exit.With(exit.Usage, fmt.Errorf("MAC key: %w", err))
+	}
+	level, err := common.level()
+	if err != nil {
+		return exit.With(exit.Usage, err)
+	}
+	p := parts{
+		log:    slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
+		macKey: macKey,
+		kafka: func(clientID string) (*kafka.Client, error) {
+			return kafka.New(kafka.Config{
+				Addresses: strings.Split(common.Kafka, ","), ClientID: clientID, Topics: kafka.Topics{Prefix: common.Prefix}.All(),
+			})
+		},
+		verifier: func(issuer func() string) (*rpc.Verifier, error) {
+			return rpc.NewVerifier(common.TokenKeys, issuer, time.Now())
+		},
+	}
+	telemetrySettings := []export.Setting{export.Replica(common.Replica)}
+	if common.Metrics {
+		telemetrySettings = append(telemetrySettings, export.Prometheus())
+	}
+	if p.telemetry, err = export.Setup(ctx, "spillway-"+s.name, telemetrySettings...); err != nil {
+		return fmt.Errorf("telemetry: %w", err)
+	}
+	defer func() {
+		flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+		defer cancel()
+		err = errors.Join(err, p.telemetry.Shutdown(flush))
+	}()
+	if p.listener, err = net.Listen("tcp", common.Listen); err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	defer p.listener.Close() // closed already once it has served
+	if common.AdminListen != "" {
+		if p.admin, err = net.Listen("tcp", common.AdminListen); err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
+		defer p.admin.Close()
+	}
+	built, err := s.build(cfg, p)
+	if err != nil {
+		return exit.With(exit.Usage, err)
+	}
+	return built.Run(ctx)
+}
