@@ -23,6 +23,8 @@ type Window interface {
 	Next() int64
 	// Add says that a record was read, waits while the window has no room, and answers whether the record is to be worked on.
 	Add(ctx context.Context, offset int64, id core.JobID) (fresh bool, err error)
+	// PutBack says that a record which Add let through was not worked on: reading begins with it when the partition is read again.
+	PutBack(offset int64)
 	// Reset begins a new account at to.
 	Reset(to int64)
 	// History is what former owners recorded of a job.

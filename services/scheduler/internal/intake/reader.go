@@ -79,19 +79,16 @@ func size(records []kafka.Message) int {
 func (r *Reader) offer(ctx context.Context, window Window, records []kafka.Message) (returned int, err error) {
 	jobs := make([]*core.Job, 0, min(len(records), together))
 	for i := range records {
-		job, err := r.admit(ctx, window, records[i])
-		if err != nil {
-			return returned, err
-		}
+		job, failed := r.admit(ctx, window, records[i])
 		if job != nil {
 			jobs = append(jobs, job)
 		}
-		if len(jobs) == together || i == len(records)-1 {
-			n, err := r.give(ctx, jobs)
-			if err != nil {
+		if len(jobs) == together || i == len(records)-1 || failed != nil {
+			n, err := r.give(ctx, window, jobs)
+			returned += n
+			if err = errors.Join(failed, err); err != nil {
 				return returned, err
 			}
-			returned += n
 			jobs = jobs[:0]
 		}
 	}
@@ -113,6 +110,7 @@ func (r *Reader) admit(ctx context.Context, window Window, m kafka.Message) (*co
 	}
 	if bad == nil && !r.deps.Control.Knows(job.Source, job.Type) {
 		if bad, err = r.unknown(ctx, job); err != nil {
+			window.PutBack(m.Offset)
 			return nil, err
 		}
 	}
@@ -151,8 +149,9 @@ func (r *Reader) unknown(ctx context.Context, job *core.Job) (park, err error) {
 	return nil, nil
 }
 
-// give offers jobs to the engine.
-func (r *Reader) give(ctx context.Context, jobs []*core.Job) (returned int, err error) {
+// give offers jobs to the engine. A job that it does not take and that finds no way to its lane is put back into the window, to be read
+// again when the shard goes on.
+func (r *Reader) give(ctx context.Context, window Window, jobs []*core.Job) (returned int, err error) {
 	if len(jobs) == 0 {
 		return 0, nil
 	}
@@ -168,8 +167,11 @@ func (r *Reader) give(ctx context.Context, jobs []*core.Job) (returned int, err 
 			if job.Home.Topic == core.TopicSpill {
 				returned++
 			}
-			if err := r.deps.Settler.Spill(ctx, job); err != nil {
-				return returned, err
+			if err == nil {
+				err = r.deps.Settler.Spill(ctx, job)
+			}
+			if err != nil {
+				window.PutBack(job.Home.Offset)
 			}
 		case core.Expire:
 			r.deps.Settler.Finish(job, jobv1.Outcome_OUTCOME_EXPIRED, verdicts[i].Reason)
@@ -180,5 +182,5 @@ func (r *Reader) give(ctx context.Context, jobs []*core.Job) (returned int, err 
 		case core.Queue, core.Known, core.Foreign:
 		}
 	}
-	return returned, nil
+	return returned, err
 }

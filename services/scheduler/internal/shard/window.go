@@ -26,6 +26,8 @@ type Window struct {
 	inFlight map[int64]reading
 	// explained are the events that are not needed once the completions so far are committed.
 	explained []int64
+	// putBack are records in flight that nobody works on: they are read again when the partition is.
+	putBack map[int64]bool
 	room      chan struct{} // 1 deep; Full readers wait for it
 	// takeover is the offset after the last record at the moment the shard was taken; records below it may have been granted before.
 	takeover int64
@@ -52,7 +54,21 @@ func (w *Window) Place() (topic string, kind core.Topic, partition int, shard in
 func (w *Window) Next() int64 {
 	w.owned.mu.Lock()
 	defer w.owned.mu.Unlock()
-	return w.tracker.Next()
+	next := w.tracker.Next()
+	for offset := range w.putBack {
+		next = min(next, offset)
+	}
+	return next
+}
+
+// PutBack says that a record which Add let through was not worked on.
+func (w *Window) PutBack(offset int64) {
+	w.owned.mu.Lock()
+	defer w.owned.mu.Unlock()
+	if w.putBack == nil {
+		w.putBack = make(map[int64]bool)
+	}
+	w.putBack[offset] = true
 }
 
 // Add says that the record at offset was read. It waits while the window has no room, and answers whether the record is to be worked on:
@@ -60,6 +76,11 @@ func (w *Window) Next() int64 {
 func (w *Window) Add(ctx context.Context, offset int64, id core.JobID) (fresh bool, err error) {
 	for {
 		w.owned.mu.Lock()
+		if w.putBack[offset] {
+			delete(w.putBack, offset)
+			w.owned.mu.Unlock()
+			return true, nil
+		}
 		verdict := w.tracker.Add(offset)
 		if verdict == offsets.Fresh {
 			w.inFlight[offset] = reading{id: id, at: time.Now()}
@@ -81,7 +102,7 @@ func (w *Window) Reset(to int64) {
 	w.owned.mu.Lock()
 	defer w.owned.mu.Unlock()
 	w.tracker = offsets.New(to, nil, offsets.Limit)
-	w.inFlight = make(map[int64]reading)
+	w.inFlight, w.putBack = make(map[int64]reading), nil
 	w.dirty = true
 }
 
