@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -42,7 +41,7 @@ var (
 
 // world is an installation in a bubble: a broker, a control log that the test writes, and one enqueue replica that it talks to over gRPC.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	ctx     context.Context
 	broker  *kafkatest.Broker
 	network *rpctest.Network
@@ -54,68 +53,75 @@ type world struct {
 	service *enqueue.Service
 	ended   chan error // what Run returned
 	stop    context.CancelFunc
+	conn    *grpc.ClientConn
 	enqueue enqueuev1.EnqueueServiceClient
 }
 
 // setting changes what the replica is given.
 type setting func(*enqueue.Config, *enqueue.Deps)
 
-// bubble runs f in a world of its own.
+// bubble runs f in a world of its own, in virtual time.
 func bubble(t *testing.T, f func(t *testing.T, w *world), settings ...setting) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, network: rpctest.NewNetwork(), broker: kafkatest.Start(t)}
-		ctx, cancel := context.WithCancel(t.Context())
-		w.ctx = ctx
-		w.broker.Install(t, kafka.Layout{Topics: topics, Shards: shards, Lanes: lanes, Durability: kafka.Single})
-		w.client = w.broker.Client(t, "test", topics.All()...)
-		w.records = produce.New(w.client, produce.Config{})
-		w.state = controllog.NewFollower(w.broker.Client(t, "test-control", topics.All()...), topics.Control(), macKey, slog.New(slog.DiscardHandler))
-		w.control = controllog.NewWriter(w.records, w.state, topics.Control(), macKey)
-		var running sync.WaitGroup
-		running.Go(func() { w.records.Run(ctx) })
-		running.Go(func() { w.state.Run(ctx) })
-		within, done := context.WithTimeout(ctx, 5*time.Second)
-		defer done()
-		if _, err := w.control.Append(within, &logv1.Command{Actor: "install", Act: &logv1.Command_ClusterConfig{ClusterConfig: &logv1.ClusterConfig{
-			ClusterId: cluster, FormatVersion: controllog.Format, Shards: shards, Lanes: lanes, Prefix: topics.Prefix,
-		}}}); err != nil {
-			t.Fatal(err)
-		}
-		var err error
-		if w.signer, err = rpc.OpenSigner(t.TempDir()); err != nil {
-			t.Fatal(err)
-		}
-		cfg := enqueue.Config{Replica: "enqueue-0", Prefix: topics.Prefix, Durability: kafka.Single, Payload: 256 << 10, Inflight: 32 << 20, Keys: 8 << 20}
-		deps := enqueue.Deps{
-			Log:   slog.New(slog.DiscardHandler),
-			Kafka: func(id string) (*kafka.Client, error) { return kafka.New(w.broker.Config(id, topics.All()...)) },
-			Verifier: func(issuer func() string) (*rpc.Verifier, error) {
-				return rpc.NewVerifier(w.signer.JWKS(), issuer, time.Now())
-			},
-			MACKey: macKey, Listener: w.network.Listen("enqueue:7400"), Dial: w.network.Dial,
-		}
-		for _, set := range settings {
-			set(&cfg, &deps)
-		}
-		if w.service, err = enqueue.New(cfg, deps); err != nil {
-			t.Fatal(err)
-		}
-		serving, stop := context.WithCancel(ctx)
-		w.stop, w.ended = stop, make(chan error, 1)
-		go func() { w.ended <- w.service.Run(serving) }()
-		conn := w.dial("service", rpc.RoleEnqueue)
-		w.enqueue = enqueuev1.NewEnqueueServiceClient(conn)
-
+		w, end := start(t, settings...)
 		f(t, w)
+		end()
+	})
+}
 
+// start makes a world; end ends it, and fails the test if the replica did not end well.
+func start(t testing.TB, settings ...setting) (w *world, end func()) {
+	w = &world{t: t, network: rpctest.NewNetwork(), broker: kafkatest.Start(t)}
+	ctx, cancel := context.WithCancel(t.Context())
+	w.ctx = ctx
+	w.broker.Install(t, kafka.Layout{Topics: topics, Shards: shards, Lanes: lanes, Durability: kafka.Single})
+	w.client = w.broker.Client(t, "test", topics.All()...)
+	w.records = produce.New(w.client, produce.Config{})
+	w.state = controllog.NewFollower(w.broker.Client(t, "test-control", topics.All()...), topics.Control(), macKey, slog.New(slog.DiscardHandler))
+	w.control = controllog.NewWriter(w.records, w.state, topics.Control(), macKey)
+	var running sync.WaitGroup
+	running.Go(func() { w.records.Run(ctx) })
+	running.Go(func() { w.state.Run(ctx) })
+	within, done := context.WithTimeout(ctx, 5*time.Second)
+	defer done()
+	if _, err := w.control.Append(within, &logv1.Command{Actor: "install", Act: &logv1.Command_ClusterConfig{ClusterConfig: &logv1.ClusterConfig{
+		ClusterId: cluster, FormatVersion: controllog.Format, Shards: shards, Lanes: lanes, Prefix: topics.Prefix,
+	}}}); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if w.signer, err = rpc.OpenSigner(t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	cfg := enqueue.Config{Replica: "enqueue-0", Prefix: topics.Prefix, Durability: kafka.Single, Payload: 256 << 10, Inflight: 32 << 20, Keys: 8 << 20}
+	deps := enqueue.Deps{
+		Log:   slog.New(slog.DiscardHandler),
+		Kafka: func(id string) (*kafka.Client, error) { return kafka.New(w.broker.Config(id, topics.All()...)) },
+		Verifier: func(issuer func() string) (*rpc.Verifier, error) {
+			return rpc.NewVerifier(w.signer.JWKS(), issuer, time.Now())
+		},
+		MACKey: macKey, Listener: w.network.Listen("enqueue:7400"), Dial: w.network.Dial,
+	}
+	for _, set := range settings {
+		set(&cfg, &deps)
+	}
+	if w.service, err = enqueue.New(cfg, deps); err != nil {
+		t.Fatal(err)
+	}
+	serving, stop := context.WithCancel(ctx)
+	w.stop, w.ended = stop, make(chan error, 1)
+	go func() { w.ended <- w.service.Run(serving) }()
+	w.conn = w.dial("service", rpc.RoleEnqueue)
+	w.enqueue = enqueuev1.NewEnqueueServiceClient(w.conn)
+	return w, func() {
 		stop()
 		if err := <-w.ended; err != nil {
 			t.Error("Run:", err)
 		}
-		conn.Close()
+		w.conn.Close()
 		cancel()
 		running.Wait()
-	})
+	}
 }
 
 // dial connects to the replica with a token of its own.
@@ -269,6 +275,3 @@ func spec(source string) *jobv1.JobSpec {
 func (w *world) send(s *jobv1.JobSpec) (*enqueuev1.EnqueueResponse, error) {
 	return w.enqueue.Enqueue(w.ctx, &enqueuev1.EnqueueRequest{Job: s})
 }
-
-// network is for deps of tests that need another peer.
-func (w *world) listen(address string) net.Listener { return w.network.Listen(address) }

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/spillway/spillway/pkg/client"
 	"github.com/spillway/spillway/pkg/envelope"
 	"github.com/spillway/spillway/pkg/kafka"
 	"github.com/spillway/spillway/pkg/kafka/kafkatest"
@@ -94,7 +95,7 @@ func TestRefusals(t *testing.T) {
 		w.register("blocked")
 		w.switchOn("blocked", automationv1.Verb_VERB_BLOCK)
 		w.mark(
-			&logv1.SpillMark{Source: "full", Type: "tag", Tenant: "*", Lane: shards + 1, BacklogJobs: 10},
+			&logv1.SpillMark{Source: "full", Type: "tag", Tenant: "*", Lane: shards + int32(envelope.Shard("full", shards)), BacklogJobs: 10},
 			&logv1.SpillMark{Source: "common", Type: "tag", Tenant: "*", Lane: -1},
 		)
 		if _, err := w.send(spec("slow")); err != nil { // one a second
@@ -366,6 +367,44 @@ func TestH22DiversionByMark(t *testing.T) {
 	})
 }
 
+// Calls through the SDK while the broker goes away and comes back: all are accepted in the end, each as one job, none is refused.
+func TestSDKOverABrokerRestart(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.ready()
+		w.register("crm")
+		sdk := client.New(w.conn, client.WithTimeout(time.Minute))
+		defer sdk.Close()
+		var calls sync.WaitGroup
+		for i := range 300 {
+			calls.Go(func() {
+				time.Sleep(time.Duration(i) * 30 * time.Millisecond)
+				r, err := sdk.Enqueue(w.ctx, client.Job{Source: "crm", Type: "tag", Key: fmt.Sprint("k", i)})
+				if want := envelope.KeyedJobID("crm", fmt.Sprint("k", i), envelope.Shard("crm", shards)).String(); err != nil || r.JobID != want {
+					t.Errorf("job %d: %v, %v", i, r, err)
+				}
+			})
+		}
+		time.Sleep(2 * time.Second)
+		w.broker.Stop()
+		time.Sleep(5 * time.Second)
+		w.broker.Resume()
+		calls.Wait()
+		ids := map[string]bool{}
+		for _, list := range w.jobs() {
+			for _, m := range list {
+				f, err := envelope.Scan(m.Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				ids[f.ID.String()] = true
+			}
+		}
+		if len(ids) != 300 {
+			t.Errorf("%d jobs", len(ids))
+		}
+	})
+}
+
 // Held work is accepted, and goes to the lane as soon as there is one; a demotion changes the topic, not the record.
 func TestHeldAndDemoted(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
@@ -507,7 +546,7 @@ func TestLocalMode(t *testing.T) {
 		r := &registry{w: w, delay: 100 * time.Millisecond}
 		server := grpc.NewServer()
 		automationv1.RegisterSourceAdminServiceServer(server, r)
-		go server.Serve(w.listen("automation:7430"))
+		go server.Serve(w.network.Listen("automation:7430"))
 		defer server.Stop()
 		time.Sleep(5 * time.Second) // the connection's back-off
 		var calls sync.WaitGroup

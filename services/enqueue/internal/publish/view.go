@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/spillway/spillway/pkg/controllog"
+	"github.com/spillway/spillway/pkg/envelope"
 	automationv1 "github.com/spillway/spillway/proto/gen/spillway/automation/v1"
 	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
 	logv1 "github.com/spillway/spillway/proto/gen/spillway/log/v1"
@@ -25,10 +26,14 @@ type index struct {
 	replicas int
 }
 
-// newIndex sorts marks by source. lane < shards is lane 0 of its shard, the common one.
+// newIndex sorts marks by source. lane < shards is lane 0 of its shard, the common one. A mark with a lane of another shard is no mark: its owner
+// could not serve the source.
 func newIndex(marks []*logv1.SpillMark, shards int32, replicas int) *index {
 	bySource := make(map[string][]core.Mark, 8)
 	for _, m := range marks {
+		if shards == 0 || m.GetLane() >= 0 && m.GetLane()%shards != int32(envelope.Shard(m.GetSource(), int(shards))) {
+			continue
+		}
 		bySource[m.GetSource()] = append(bySource[m.GetSource()], core.Mark{
 			Tenant: m.GetTenant(), Type: m.GetType(), Lane: m.GetLane(), Common: m.GetLane() < shards, Jobs: m.GetBacklogJobs(), Bytes: m.GetBacklogBytes(),
 		})
