@@ -28,7 +28,7 @@ type Window struct {
 	explained []int64
 	// putBack are records in flight that nobody works on: they are read again when the partition is.
 	putBack map[int64]bool
-	room      chan struct{} // 1 deep; Full readers wait for it
+	room    chan struct{} // 1 deep; Full readers wait for it
 	// takeover is the offset after the last record at the moment the shard was taken; records below it may have been granted before.
 	takeover int64
 	end      int64 // the partition's next offset, as last seen
