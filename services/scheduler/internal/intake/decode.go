@@ -1,6 +1,7 @@
 package intake
 
 import (
+	"encoding/binary"
 	"fmt"
 	"strings"
 	"time"
@@ -68,7 +69,7 @@ func digest(sha []byte) uint32 {
 	if len(sha) < 4 {
 		return 0
 	}
-	return uint32(sha[0])<<24 | uint32(sha[1])<<16 | uint32(sha[2])<<8 | uint32(sha[3])
+	return binary.BigEndian.Uint32(sha)
 }
 
 // homeOf reads a home as a transit header names it; a topic that is unknown stands for the lanes.

@@ -2,6 +2,7 @@ package shard
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"time"
 
@@ -30,6 +31,22 @@ type past struct {
 	settled  bool
 	attempts int32
 	retryAt  int64 // Unix nanoseconds; 0 = at once
+}
+
+// outcomeOf is a job that a former owner settled, for the engine's dedupe window.
+type outcomeOf struct {
+	id     core.JobID
+	source string
+	digest uint32
+	at     time.Time
+}
+
+// digest is what the engine tells payloads apart by: the first 32 bits of their hash.
+func digest(sha []byte) uint32 {
+	if len(sha) < 4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(sha)
 }
 
 // fold reads a shard's outcomes from an offset up to the fence of the new owner, which is at fence. Events below committed only serve
@@ -98,6 +115,7 @@ func (s *owned) past(event *logv1.JobEvent, offset, fence int64, needed bool) {
 		}
 		p.settled = true
 		s.history[id] = p
+		s.recent = append(s.recent, outcomeOf{id: id, source: e.Settled.GetSource(), digest: digest(e.Settled.GetPayloadSha256()), at: e.Settled.GetSettledAt().AsTime()})
 		if !needed {
 			return
 		}

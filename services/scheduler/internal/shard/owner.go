@@ -194,6 +194,10 @@ func (o *Owner) attach(ctx context.Context, g *group.Generation, ids []int) erro
 	o.deps.Engine.Do(func(now time.Time, e *core.Engine) {
 		for _, s := range attached {
 			e.Attach(now, s.id, s.epoch)
+			for _, o := range s.recent {
+				e.Remember(now, s.id, o.source, o.id, o.digest, o.at)
+			}
+			s.recent = nil
 			for number, w := range s.spill {
 				if owner, taken := s.lanes.Owner(number); taken {
 					e.Lane(now, core.LaneState{Shard: s.id, Source: owner.Source, Type: owner.Type, BacklogJobs: w.end - w.tracker.Next()})
