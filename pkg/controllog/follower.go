@@ -67,7 +67,8 @@ func NewFollower(log Log, topic string, key []byte, out *slog.Logger) *Follower 
 	return f
 }
 
-// Run follows the log until ctx ends, which returns nil, or the fold stops, which returns why. It retries everything else for ever.
+// Run follows the log until ctx ends. When the fold stops it says so loudly and stays, so that the process can say why it is not ready and
+// do what needs no control; its error then is why. It retries everything else for ever.
 func (f *Follower) Run(ctx context.Context) error {
 	var next int64
 	pause := retryMin
@@ -80,7 +81,7 @@ func (f *Follower) Run(ctx context.Context) error {
 				return nil
 			}
 			if kafka.OutOfRange(err) {
-				return f.halt(&StopError{Sequence: next, Reason: "the log was cut or replaced: " + err.Error()})
+				return f.halt(ctx, &StopError{Sequence: next, Reason: "the log was cut or replaced: " + err.Error()})
 			}
 			if !down {
 				f.out.WarnContext(ctx, "control log cannot be read", slog.Int64("sequence", next-1), slog.Any("error", err))
@@ -94,11 +95,11 @@ func (f *Follower) Run(ctx context.Context) error {
 		}
 		down, pause = false, retryMin
 		if batch.HighWatermark < next {
-			return f.halt(&StopError{Sequence: next, Reason: fmt.Sprintf("the log ends at %d, before what was read", batch.HighWatermark)})
+			return f.halt(ctx, &StopError{Sequence: next, Reason: fmt.Sprintf("the log ends at %d, before what was read", batch.HighWatermark)})
 		}
 		if len(batch.Messages) > 0 {
 			if err := f.apply(ctx, batch.Messages); err != nil {
-				return f.halt(err)
+				return f.halt(ctx, err)
 			}
 			next = batch.Messages[len(batch.Messages)-1].Offset + 1
 		}
@@ -181,12 +182,15 @@ func (f *Follower) confirm(sent time.Time, empty bool) {
 	}
 }
 
-func (f *Follower) halt(err error) error {
+// halt ends the following for good and waits for ctx.
+func (f *Follower) halt(ctx context.Context, err error) error {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.stop = err
 	close(f.changed) // whoever waits shall see it
 	f.changed = make(chan struct{})
+	f.mu.Unlock()
+	f.out.ErrorContext(ctx, "control log cannot be followed any further", slog.Any("error", err))
+	<-ctx.Done()
 	return err
 }
 

@@ -1,6 +1,12 @@
 package automation
 
-import "errors"
+import (
+	"errors"
+
+	automationv1 "github.com/spillway/spillway/proto/gen/spillway/automation/v1"
+	"github.com/spillway/spillway/services/automation/internal/api"
+	"github.com/spillway/spillway/services/automation/internal/core"
+)
 
 // Config is what an operator sets. Quotas and switches are not here: they live in the control log.
 type Config struct {
@@ -21,3 +27,6 @@ func (c Config) Validate() error {
 	}
 	return nil
 }
+
+// DefaultQuota is the quota of a source that asks for none, for tools that change parts of it.
+func DefaultQuota() *automationv1.Quota { return api.ToQuota(core.DefaultQuota()) }

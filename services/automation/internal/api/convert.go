@@ -42,7 +42,7 @@ func ToSource(s core.Source) *automationv1.Source {
 	m := &automationv1.Source{
 		Name: s.Name, Owner: s.Owner, Description: s.Description, Types: s.Types,
 		DefaultPriority: jobv1.Priority(s.DefaultPriority), MaxPriority: jobv1.Priority(s.MaxPriority),
-		Quota: toQuota(s.Quota), Weight: s.Weight,
+		Quota: ToQuota(s.Quota), Weight: s.Weight,
 		Retry: &automationv1.RetryPolicy{
 			MaxAttempts: s.Retry.MaxAttempts, Initial: toDuration(s.Retry.Initial), Max: toDuration(s.Retry.Max), Multiplier: s.Retry.Multiplier,
 		},
@@ -55,11 +55,11 @@ func ToSource(s core.Source) *automationv1.Source {
 		m.Etag = s.Etag()
 	}
 	if s.Tenants.Each != nil || len(s.Tenants.Overrides) > 0 {
-		m.TenantQuota = &automationv1.TenantQuota{Each: toQuota(s.Tenants.Each)}
+		m.TenantQuota = &automationv1.TenantQuota{Each: ToQuota(s.Tenants.Each)}
 		if len(s.Tenants.Overrides) > 0 {
 			m.TenantQuota.Overrides = make(map[string]*automationv1.Quota, len(s.Tenants.Overrides))
 			for tenant, q := range s.Tenants.Overrides {
-				m.TenantQuota.Overrides[tenant] = toQuota(&q)
+				m.TenantQuota.Overrides[tenant] = ToQuota(&q)
 			}
 		}
 	}
@@ -76,7 +76,8 @@ func fromQuota(q *automationv1.Quota) *core.Quota {
 	}
 }
 
-func toQuota(q *core.Quota) *automationv1.Quota {
+// ToQuota writes a quota; nil stays nil.
+func ToQuota(q *core.Quota) *automationv1.Quota {
 	if q == nil {
 		return nil
 	}
