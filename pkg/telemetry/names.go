@@ -56,3 +56,11 @@ const (
 	MetricServerCalls = "rpc.server.call.duration"
 	MetricClientCalls = "rpc.client.call.duration"
 )
+
+// Our own instruments. Their label sets are fixed and bounded: only registered sources are labels.
+const (
+	// MetricAccepted counts jobs that were made durable: by source, priority and verdict.
+	MetricAccepted = "spillway.job.accepted"
+	// MetricRefused counts jobs that were refused or are of unknown fate: by source and reason.
+	MetricRefused = "spillway.job.refused"
+)

@@ -90,6 +90,9 @@ func TestGoldenNames(t *testing.T) {
 	for _, k := range keys {
 		fmt.Fprintln(&b, "key", k)
 	}
+	for _, m := range []string{MetricAccepted, MetricRefused} {
+		fmt.Fprintln(&b, "metric", m)
+	}
 	want, err := os.ReadFile("testdata/names.txt")
 	if err != nil || b.String() != string(want) {
 		t.Errorf("%v; names are now\n%s", err, b.String())

@@ -58,11 +58,11 @@ func newMeter(t *telemetry.Telemetry) (*meter, error) {
 	if !t.Metering() {
 		return nil, nil
 	}
-	accepted, err := t.Meter().Int64Counter("spillway.job.accepted", metric.WithDescription("Jobs that were made durable."), metric.WithUnit("{job}"))
+	accepted, err := t.Meter().Int64Counter(telemetry.MetricAccepted, metric.WithDescription("Jobs that were made durable."), metric.WithUnit("{job}"))
 	if err != nil {
 		return nil, err
 	}
-	refused, err := t.Meter().Int64Counter("spillway.job.refused", metric.WithDescription("Jobs that were refused, or whose fate is unknown."), metric.WithUnit("{job}"))
+	refused, err := t.Meter().Int64Counter(telemetry.MetricRefused, metric.WithDescription("Jobs that were refused, or whose fate is unknown."), metric.WithUnit("{job}"))
 	if err != nil {
 		return nil, err
 	}
