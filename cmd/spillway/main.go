@@ -19,6 +19,7 @@ import (
 	"github.com/spillway/spillway/cmd/spillway/internal/job"
 	"github.com/spillway/spillway/cmd/spillway/internal/ledger"
 	"github.com/spillway/spillway/cmd/spillway/internal/load"
+	"github.com/spillway/spillway/cmd/spillway/internal/operate"
 	"github.com/spillway/spillway/cmd/spillway/internal/serve"
 )
 
@@ -39,7 +40,7 @@ func root() *cobra.Command {
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exit.With(exit.Usage, err) })
-	cmd.AddCommand(dev.Command(), load.Command(), job.Command(), ledger.Command(), install.Command(), serve.Command(), version())
+	cmd.AddCommand(dev.Command(), load.Command(), job.Command(), operate.Source(), operate.Switch(), ledger.Command(), install.Command(), serve.Command(), version())
 	usageErrors(cmd)
 	return cmd
 }
