@@ -18,6 +18,7 @@ import (
 	"github.com/spillway/spillway/pkg/rpc"
 	"github.com/spillway/spillway/pkg/telemetry"
 	"github.com/spillway/spillway/pkg/telemetry/export"
+	"github.com/spillway/spillway/services/automation"
 	"github.com/spillway/spillway/services/enqueue"
 	"github.com/spillway/spillway/services/scheduler"
 )
@@ -32,7 +33,9 @@ type settings struct {
 	MACKeyFile  string `env:"SPILLWAY_MAC_KEY_FILE" doc:"file with the key of control and outcomes records"`
 	Replica     string `env:"SPILLWAY_REPLICA" doc:"name of this replica, kept over restarts"`
 	Metrics     bool   `env:"SPILLWAY_METRICS" default:"false" doc:"serve Prometheus metrics on the admin listener"`
-	LogLevel    string `env:"SPILLWAY_LOG_LEVEL" default:"INFO" doc:"DEBUG, INFO, WARN or ERROR"`
+	// Durability is what services that check topics declare; the others know the setting, so that all can share one environment.
+	Durability string `env:"SPILLWAY_DURABILITY" default:"replicated" doc:"replicated (RF 3, min ISR 2) or single: weaker topics are refused"`
+	LogLevel   string `env:"SPILLWAY_LOG_LEVEL" default:"INFO" doc:"DEBUG, INFO, WARN or ERROR"`
 }
 
 func (s settings) validate() error {
@@ -78,6 +81,15 @@ type service struct {
 }
 
 var services = []service{
+	{
+		name: "automation", short: "registers sources, throws switches and proves them",
+		config: func() any { return new(automation.Config) },
+		build: func(cfg any, p parts) (runner, error) {
+			return automation.New(*cfg.(*automation.Config), automation.Deps{
+				Log: p.log, Telemetry: p.telemetry, Kafka: p.kafka, Verifier: p.verifier, MACKey: p.macKey, Listener: p.listener, Admin: p.admin,
+			})
+		},
+	},
 	{
 		name: "enqueue", short: "accepts jobs and makes them durable",
 		config: func() any { return new(enqueue.Config) },
