@@ -1,0 +1,124 @@
+package enqueue_test
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/spillway/spillway/pkg/client"
+	"github.com/spillway/spillway/pkg/envelope"
+	"github.com/spillway/spillway/pkg/rpc"
+	automationv1 "github.com/spillway/spillway/proto/gen/spillway/automation/v1"
+	enqueuev1 "github.com/spillway/spillway/proto/gen/spillway/enqueue/v1"
+	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
+	logv1 "github.com/spillway/spillway/proto/gen/spillway/log/v1"
+)
+
+// Every refusal with its code, its reason and what it names; none of them leaves a record.
+func TestRefusals(t *testing.T) {
+	reject := func(s *automationv1.Source) {
+		one := 1.0
+		s.Quota, s.Overflow = &automationv1.Quota{AcceptRate: &one}, automationv1.Overflow_OVERFLOW_REJECT
+	}
+	capped := func(s *automationv1.Source) {
+		ten := int64(10)
+		s.Quota = &automationv1.Quota{BacklogJobs: &ten}
+	}
+	bubble(t, func(t *testing.T, w *world) {
+		w.ready()
+		w.register("crm")
+		w.register("slow", reject)
+		w.register("full", capped)
+		w.register("common")
+		w.register("others", func(s *automationv1.Source) { s.Principals = []string{"somebody"} })
+		w.register("shallow", func(s *automationv1.Source) { s.Runaway = &automationv1.Runaway{MaxDepth: 2} })
+		w.register("blocked")
+		w.switchOn("blocked", automationv1.Verb_VERB_BLOCK)
+		w.mark(
+			&logv1.SpillMark{Source: "full", Type: "tag", Tenant: "*", Lane: shards + int32(envelope.Shard("full", shards)), BacklogJobs: 10},
+			&logv1.SpillMark{Source: "common", Type: "tag", Tenant: "*", Lane: -1},
+		)
+		if _, err := w.send(spec("slow")); err != nil { // one a second
+			t.Fatal(err)
+		}
+		keyed := func(payload string) *jobv1.JobSpec {
+			s := spec("crm")
+			s.IdempotencyKey, s.Payload = "key", []byte(payload)
+			return s
+		}
+		if _, err := w.send(keyed("a")); err != nil {
+			t.Fatal(err)
+		}
+		before := count(w.jobs())
+		change := func(source string, f func(*jobv1.JobSpec)) *jobv1.JobSpec {
+			s := spec(source)
+			f(s)
+			return s
+		}
+		bound := w.dial("service", rpc.RoleEnqueue, "never-was")
+		defer bound.Close()
+		sdkKey := func(age time.Duration) string { return envelope.NewKey(time.Now().Add(-age), [10]byte{1}) }
+		for _, c := range []struct {
+			name   string
+			job    *jobv1.JobSpec
+			conn   grpc.ClientConnInterface
+			code   codes.Code
+			reason string
+			fields []string
+			retry  bool
+		}{
+			{name: "fields", job: &jobv1.JobSpec{Source: "CRM", Type: "", Tenant: "\n"}, code: codes.InvalidArgument, reason: "INVALID", fields: []string{"job.source", "job.tenant", "job.type"}},
+			{name: "no job", code: codes.InvalidArgument, reason: "INVALID", fields: []string{"job"}},
+			{name: "parent", job: change("crm", func(s *jobv1.JobSpec) { s.ParentJobId = "x\ny" }), code: codes.InvalidArgument, reason: "INVALID", fields: []string{"job.parent_job_id"}},
+			{name: "delay", job: change("crm", func(s *jobv1.JobSpec) { s.NotBefore = timestamppb.New(time.Now().Add(16 * time.Second)) }), code: codes.InvalidArgument, reason: "INVALID", fields: []string{"job.not_before"}},
+			{name: "depth", job: change("shallow", func(s *jobv1.JobSpec) { s.Depth = 3 }), code: codes.InvalidArgument, reason: "INVALID", fields: []string{"job.depth"}},
+			{name: "type", job: change("crm", func(s *jobv1.JobSpec) { s.Type = "mail" }), code: codes.InvalidArgument, reason: "UNKNOWN_TYPE", fields: []string{"job.type"}},
+			{name: "payload", job: change("crm", func(s *jobv1.JobSpec) { s.Payload = make([]byte, 256<<10+1) }), code: codes.InvalidArgument, reason: "PAYLOAD_TOO_LARGE", fields: []string{"job.payload"}},
+			{name: "source", job: spec("never-was"), conn: bound, code: codes.NotFound, reason: "UNKNOWN_SOURCE"},
+			{name: "S8 other's source", job: spec("others"), code: codes.PermissionDenied, reason: "NOT_ALLOWED"},
+			{name: "S10 nobody's source", job: spec("never-was"), code: codes.PermissionDenied, reason: "NOT_ALLOWED"},
+			{name: "credential of another source", job: spec("crm"), conn: bound, code: codes.PermissionDenied, reason: "NOT_ALLOWED"},
+			{name: "blocked", job: spec("blocked"), code: codes.FailedPrecondition, reason: "SOURCE_BLOCKED"},
+			{name: "accept rate", job: spec("slow"), code: codes.ResourceExhausted, reason: "QUOTA_EXCEEDED", retry: true},
+			{name: "backlog", job: spec("full"), code: codes.ResourceExhausted, reason: "BACKLOG_FULL", retry: true},
+			{name: "common lane", job: spec("common"), code: codes.ResourceExhausted, reason: "LANES_EXHAUSTED", retry: true},
+			{name: "conflict", job: keyed("b"), code: codes.AlreadyExists, reason: "IDEMPOTENCY_CONFLICT"},
+			{name: "old key", job: change("crm", func(s *jobv1.JobSpec) { s.IdempotencyKey = sdkKey(151 * time.Second) }), code: codes.Aborted, reason: "KEY_EXPIRED"},
+			{name: "future key", job: change("crm", func(s *jobv1.JobSpec) { s.IdempotencyKey = sdkKey(-31 * time.Second) }), code: codes.InvalidArgument, reason: "INVALID", fields: []string{"job.idempotency_key"}},
+		} {
+			client := w.enqueue
+			if c.conn != nil {
+				client = enqueuev1.NewEnqueueServiceClient(c.conn)
+			}
+			_, err := client.Enqueue(w.ctx, &enqueuev1.EnqueueRequest{Job: c.job})
+			e := rpc.FromError(err)
+			if e == nil || e.Code != c.code || e.Reason != c.reason || (e.Retry > 0) != c.retry || (len(e.Quota) > 0) != c.retry {
+				t.Errorf("%s: got %+v", c.name, e)
+				continue
+			}
+			var fields []string
+			for _, v := range e.Violations {
+				fields = append(fields, v.Field)
+			}
+			if !slices.Equal(fields, c.fields) {
+				t.Errorf("%s: names %v, want %v", c.name, fields, c.fields)
+			}
+			if c.job == nil { // a batch holds no such item
+				continue
+			}
+			resp, err := client.EnqueueBatch(w.ctx, &enqueuev1.EnqueueBatchRequest{Jobs: []*jobv1.JobSpec{c.job}})
+			if err != nil {
+				t.Errorf("%s in a batch: %v", c.name, err)
+			} else if item := rpc.FromStatus(resp.GetItems()[0].GetError()); item == nil || item.Code != c.code || item.Reason != c.reason {
+				t.Errorf("%s in a batch: %+v", c.name, item)
+			}
+		}
+		if now := count(w.jobs()); now != before {
+			t.Errorf("refusals left %d records", now-before)
+		}
+	})
+}
