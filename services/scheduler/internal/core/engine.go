@@ -55,8 +55,9 @@ type Engine struct {
 	idleAt           int
 	lanes            []*pair // with a backlog
 	toRead           []LaneRead
-	evicted          int64 // ids that gave way before their window was over
-	marks            bool  // Spilling changed
+	evicted          int64              // ids that gave way before their window was over
+	marked           map[*pair]struct{} // whole, or with strands that spill
+	marks            bool               // Spilling changed
 
 	settlements, settled []Settlement // to hand out, handed out last
 	moves, movesOut      []*Job
@@ -91,6 +92,7 @@ func New(cfg Config) *Engine {
 		shards: make(map[int32]*shard), sources: make(map[string]*source), jobs: make(map[JobID]*Job),
 		leases: make(map[Token]*Job), workers: make(map[string]*worker), groups: make(map[string]*group),
 		kinds: make(map[string]*kind), pools: make(map[string]*pool), heard: make(map[string]heard),
+		marked: make(map[*pair]struct{}),
 	}
 }
 
@@ -191,6 +193,7 @@ func (e *Engine) discard(t moment, name string, s *source) {
 	}
 	for _, p := range s.pairs {
 		p.lane, p.laneLine = LaneState{}, nil
+		delete(e.marked, p)
 	}
 	delete(e.sources, name)
 }

@@ -186,6 +186,12 @@ func (e *Engine) spill(st *strand) {
 	if st.pair.spillers > maxSpillers {
 		st.pair.whole = true
 	}
+	e.mark(st.pair)
+}
+
+// mark has Spilling say that the pair spills.
+func (e *Engine) mark(p *pair) {
+	e.marked[p] = struct{}{}
 	e.marks = true
 }
 

@@ -237,6 +237,8 @@ func (m *model) drain(most int) {
 	m.t.Fatalf("Next does not come to rest")
 }
 
+func (s Summary) list() []Summary { return []Summary{s} }
+
 // quota checks every window that ends now: grants ≤ burst + rate × window; leases ≤ concurrency.
 func (m *model) quota(source string) {
 	q := m.control.Sources[source].Quota
@@ -297,9 +299,20 @@ func (m *model) flush() {
 		}
 	}
 	m.pending = nil
-	for _, j := range m.moving {
+	for i, j := range m.moving {
 		x := m.jobs[j.ID]
 		m.offset++
+		if m.offset%5 == 0 {
+			m.e.Unmoved(m.now, j.ID)
+			continue
+		}
+		if i%3 == 0 && m.e.jobs[j.ID] != nil && m.e.jobs[j.ID].state == leased { // its copy is read before Moved is told
+			v := m.e.Offer(m.now, &Job{ID: x.id, Shard: x.shard, Source: x.source, Tenant: x.tenant, Type: x.typ, FromLane: true,
+				Home: Home{Topic: TopicSpill, Offset: m.offset}})
+			if v.Kind != Known {
+				m.t.Fatalf("the copy of a running job: %+v", v)
+			}
+		}
 		home := Home{Topic: TopicSpill, Offset: m.offset}
 		m.e.Moved(m.now, j.ID, home)
 		if x.where == inEngine && m.e.jobs[j.ID] == nil {
@@ -463,6 +476,54 @@ func TestModel(t *testing.T) {
 					m.e.Renew(m.now, m.leases[tok].worker, []Token{tok})
 				}
 			},
+			"reconcile": func(t *rapid.T) {
+				w := rapid.SampledFrom(modelWorkers).Draw(t, "worker")
+				var held []Token
+				for tok, l := range m.leases {
+					if l.worker != w.ID {
+						continue
+					}
+					if l.over || tok.Counter%2 == 0 {
+						held = append(held, tok)
+					} else {
+						delete(m.leases, tok)
+					}
+				}
+				m.grants = map[string][]time.Time{} // not started: as if never granted
+				strange := Token{Shard: 0, Epoch: -1, Counter: 1}
+				if lost := m.e.Reconcile(m.now, w.ID, append(held, strange)); len(lost) != 1 || lost[0] != strange {
+					t.Fatalf("lost %v", lost)
+				}
+			},
+			"inherit": func(t *rapid.T) {
+				m.t = t
+				if len(m.order) == 0 {
+					return
+				}
+				x := m.jobs[rapid.SampledFrom(m.order).Draw(t, "job")]
+				m.offset++
+				tok := Token{Shard: x.shard, Epoch: 0, Counter: m.offset}
+				j := m.e.jobs[x.id]
+				free := j != nil && (j.state == queued || j.state == waiting)
+				if m.shards[x.shard] == 0 || x.where != inEngine {
+					return
+				}
+				if ok := m.e.Inherit(m.now, "w0", x.id, tok, m.now); ok != free {
+					t.Fatalf("inherited: %v, want %v", ok, free)
+				}
+				if free {
+					x.ready = time.Time{} // it began elsewhere
+					m.leases[tok] = &modelLease{job: x, worker: "w0"}
+					m.tokens = append(m.tokens, tok)
+				}
+			},
+			"heard": func(t *rapid.T) {
+				s := Summary{Pool: "t", Borrowed: 2, C: .1, Borrowers: []Borrower{{Demand: 3, Weight: 1}}}
+				s.Priorities[Default] = PriorityLoad{Mean: 1, Variance: 1, Running: 2, ActiveWeight: 2, Queued: true, LeastTag: 1}
+				m.e.Heard(m.now, "other", s.list())
+				m.e.Latest(m.now, "w0", Default, rapid.Float64Range(0, 10).Draw(t, "v"))
+				m.e.Summary(m.now)
+			},
 			"hold": func(t *rapid.T) {
 				var s Switch
 				s.Scope.Kind = ScopeKind(rapid.IntRange(1, 3).Draw(t, "scope"))
@@ -516,7 +577,7 @@ func TestModel(t *testing.T) {
 			"pinned": func(t *rapid.T) { m.e.Pinned(m.now, append([]JobID(nil), m.order...)) },
 			"time": func(t *rapid.T) {
 				m.t = t
-				m.now = m.now.Add(rapid.SampledFrom([]time.Duration{time.Millisecond, 15 * time.Millisecond, time.Second, 6 * time.Second}).Draw(t, "d"))
+				m.now = m.now.Add(rapid.SampledFrom([]time.Duration{time.Millisecond, 15 * time.Millisecond, time.Second, 6 * time.Second, 25 * time.Second}).Draw(t, "d"))
 				m.tick()
 			},
 			"detach": func(t *rapid.T) {

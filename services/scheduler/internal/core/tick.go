@@ -233,6 +233,24 @@ func (e *Engine) Moved(now time.Time, id JobID, home Home) {
 	}
 }
 
+// Unmoved tells that a job of Chores.Moves was not and will not be written to a lane: a queued one is queued again and
+// asked for once more in a second, if there still is a reason; a running one when it is older than 30 s from now.
+func (e *Engine) Unmoved(now time.Time, id JobID) {
+	t := e.advance(now)
+	j := e.jobs[id]
+	if j == nil || !j.moving {
+		return
+	}
+	again := j.state == moved
+	j.moving, j.again, j.offered = false, false, t
+	e.link(j)
+	if again {
+		at, _ := j.readyAt(e, t)
+		j.state, j.since, j.cause, j.timer.job = waiting, t, WaitHold, j
+		e.arm(&j.timer, max(at, t+time.Second))
+	}
+}
+
 // arrive makes the copy of a moving job its home.
 func (e *Engine) arrive(t moment, j *Job, home Home) {
 	j.moving, j.Home = false, home
@@ -261,7 +279,7 @@ func (e *Engine) Lane(now time.Time, s LaneState) {
 	p.lane = s
 	if s.BacklogJobs > int64(p.copies) && !p.whole && p.spillers == 0 {
 		p.whole = true // found at takeover: it may hold any tenant's jobs
-		e.marks = true
+		e.mark(p)
 	}
 	if s.BacklogJobs > 0 && !p.listed {
 		p.listed = true
@@ -282,7 +300,10 @@ func (e *Engine) LaneDrained(now time.Time, source, typ string) {
 		if p.kind.name != typ {
 			continue
 		}
-		e.marks = e.marks || p.whole || p.spillers > 0
+		if _, ok := e.marked[p]; ok {
+			delete(e.marked, p)
+			e.marks = true
+		}
 		p.whole, p.spillers, p.copies, p.lane = false, 0, 0, LaneState{}
 		for _, f := range s.flows {
 			for _, st := range f.strands {
@@ -343,26 +364,22 @@ func (e *Engine) reads(t moment) []LaneRead {
 // Spilling lists every mark, by source, type and tenant.
 func (e *Engine) Spilling() []Mark {
 	var marks []Mark
-	for _, s := range e.sources {
-		for _, p := range s.pairs {
-			m := Mark{
-				Shard: s.shard, Source: s.name, Type: p.kind.name, BacklogJobs: p.lane.BacklogJobs,
-				BacklogBytes: p.lane.BacklogBytes, Oldest: p.lane.Oldest,
-			}
-			if p.whole {
-				m.Tenant, m.Held = "*", s.held
-				marks = append(marks, m)
-				continue
-			}
-			if p.spillers == 0 {
-				continue
-			}
-			for _, f := range s.flows {
-				for _, st := range f.strands {
-					if st.pair == p && st.spilling {
-						m.Tenant, m.Held = f.tenant, s.held || f.held
-						marks = append(marks, m)
-					}
+	for p := range e.marked {
+		s := p.src
+		m := Mark{
+			Shard: s.shard, Source: s.name, Type: p.kind.name, BacklogJobs: p.lane.BacklogJobs,
+			BacklogBytes: p.lane.BacklogBytes, Oldest: p.lane.Oldest,
+		}
+		if p.whole {
+			m.Tenant, m.Held = "*", s.held
+			marks = append(marks, m)
+			continue
+		}
+		for _, f := range s.flows {
+			for _, st := range f.strands {
+				if st.pair == p && st.spilling {
+					m.Tenant, m.Held = f.tenant, s.held || f.held
+					marks = append(marks, m)
 				}
 			}
 		}
