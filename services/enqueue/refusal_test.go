@@ -9,7 +9,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/spillway/spillway/pkg/client"
 	"github.com/spillway/spillway/pkg/envelope"
 	"github.com/spillway/spillway/pkg/rpc"
 	automationv1 "github.com/spillway/spillway/proto/gen/spillway/automation/v1"
