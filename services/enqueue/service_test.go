@@ -17,7 +17,6 @@ import (
 	enqueuev1 "github.com/spillway/spillway/proto/gen/spillway/enqueue/v1"
 	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
 	logv1 "github.com/spillway/spillway/proto/gen/spillway/log/v1"
-	"github.com/spillway/spillway/services/enqueue"
 )
 
 // A job goes into the priority topic of its source's shard, as it was written, with an id that a retry makes again.
