@@ -3,6 +3,8 @@ package core
 import (
 	"math"
 	"time"
+
+	"github.com/spillway/spillway/pkg/share"
 )
 
 // The decision: who is granted next, to which worker, and what to bid for when no slot is open. scheduling.md §6 is the
@@ -262,11 +264,22 @@ func (p *pool) sift(t moment, h *[zones]heap[*part], q Priority) {
 		if t >= b.levelT {
 			p.relevel(t, q)
 		}
-		if float64(l.run+1) <= math.Ceil(b.level*l.src.weight) {
+		if p.leveled(l, b) {
 			break
 		}
 		l.rezone(full)
 	}
+}
+
+// leveled reports whether a borrower may have one slot more of its level. The last, fractional one it may have only while
+// its tag is not ahead of what waits at other replicas: there no common order of tags shares it out, and a source that
+// always had it would get up to a slot too much.
+func (p *pool) leveled(l *line, b *band) bool {
+	n, most := float64(l.run+1), b.level*l.src.weight
+	if n <= most {
+		return true
+	}
+	return n <= math.Ceil(most) && (!b.far.Queued || l.f <= b.far.LeastTag+share.TagSlack)
 }
 
 // least is the least tag queued in a priority, here or as other replicas said.
