@@ -102,9 +102,16 @@ func (s *checkedStream) RecvMsg(m any) error {
 	return s.gate.validate(m)
 }
 
-// admit verifies the token and the role. The caller is nil for a method that
-// is open to all.
+// admit refuses compressed calls and verifies the token and the role. The
+// caller is nil for a method that is open to all.
 func (g *gate) admit(ctx context.Context, method string) (*Caller, error) {
+	// Exporters of telemetry register gzip for the whole process. A unary
+	// request is unpacked before this, bounded by MaxReceive; a stream's is not.
+	if s, ok := grpc.ServerTransportStreamFromContext(ctx).(interface{ RecvCompress() string }); ok {
+		if encoding := s.RecvCompress(); encoding != "" && encoding != "identity" {
+			return nil, status.Errorf(codes.Unimplemented, "compression is not supported")
+		}
+	}
 	if strings.HasPrefix(method, healthPrefix) {
 		return nil, nil
 	}

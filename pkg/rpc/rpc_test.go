@@ -2,11 +2,7 @@ package rpc_test
 
 import (
 	"context"
-	"errors"
 	"log/slog"
-	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -14,9 +10,6 @@ import (
 
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/status"
 
 	"github.com/spillway/spillway/pkg/rpc"
 	"github.com/spillway/spillway/pkg/rpc/rpctest"
@@ -149,28 +142,3 @@ func bubble(t *testing.T, change func(*rpc.Config), f func(w *world)) {
 		}
 	})
 }
-
-func TestCallReachesHandlerWithItsCaller(t *testing.T) {
-	bubble(t, nil, func(w *world) {
-		w.enqueue = func(ctx context.Context, _ *enqueuev1.EnqueueRequest) (*enqueuev1.EnqueueResponse, error) {
-			c, ok := rpc.CallerFrom(ctx)
-			deadline, bounded := ctx.Deadline()
-			if !ok || c.Subject != "svc" || !c.MaySource("crm-x") || c.MaySource("other") || !bounded || time.Until(deadline) != 10*time.Second {
-				w.Errorf("caller %+v %v, deadline in %v", c, ok, time.Until(deadline))
-			}
-			return &enqueuev1.EnqueueResponse{JobId: "id"}, nil
-		}
-		c := w.dial(rpc.DialConfig{Token: sign(w, w.signer, rpc.Claims{Subject: "svc", Roles: []rpc.Role{rpc.RoleEnqueue}, Sources: []string{"crm-*"}})})
-		defer c.Close()
-		r, err := enqueuev1.NewEnqueueServiceClient(c).Enqueue(w.Context(), good())
-		if err != nil || r.GetJobId() != "id" {
-			w.Error(r, err)
-		}
-		time.Sleep(20 * time.Minute) // pings pass, nothing breaks
-		if _, err := enqueuev1.NewEnqueueServiceClient(c).Enqueue(w.Context(), good()); status.Code(err) == codes.Unavailable {
-			w.Error(err)
-		}
-	})
-}
-
-var _ = []any{errors.New, net.Listen, os.Getenv, filepath.Join, healthpb.HealthCheckResponse_SERVING}

@@ -116,8 +116,11 @@ func isFault(code codes.Code) bool {
 
 // statusName is a code in the spelling of the conventions: NOT_FOUND.
 func statusName(code codes.Code) string {
-	if code == codes.OK {
+	switch code {
+	case codes.OK:
 		return "OK"
+	case codes.Canceled:
+		return "CANCELLED"
 	}
 	var b strings.Builder
 	for i, r := range code.String() {

@@ -140,7 +140,7 @@ func (v *Verifier) load(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(raw, v.raw) {
+	if v.keys == nil || !bytes.Equal(raw, v.raw) {
 		keys, err := parseJWKS(raw)
 		if err != nil {
 			return fmt.Errorf("%s: %w", v.file, err)
