@@ -85,6 +85,7 @@ type Loop struct {
 	holds    []hold         // applied and not acknowledged, oldest first
 	applied  int64          // sequence of the last control state
 	touched  []*Session     // room for pump
+	waiting  []waiting      // in order of time; one for each first answer in an outbox within 50 ms
 
 	acknowledged atomic.Int64
 	grants       atomic.Int64
@@ -214,6 +215,7 @@ func (l *Loop) decide() (until time.Time, more bool) {
 		}
 		s.mu.Lock()
 		s.out.act(now, a)
+		s.out.urgent = true
 		s.mu.Unlock()
 		if !slices.Contains(l.touched, s) {
 			l.touched = append(l.touched, s)
@@ -239,6 +241,7 @@ func (l *Loop) tick() {
 		summary = l.engine.Summary(now)
 	}
 	acknowledged := l.decideHolds(now)
+	l.flush(now)
 	l.mu.Unlock()
 
 	for _, s := range settlements {
@@ -283,15 +286,31 @@ func (l *Loop) close() {
 	}
 }
 
-// Settled tells a worker that the result of a lease is durable.
+// Settled tells a worker that the result of a lease is durable, within 50 ms.
 func (l *Loop) Settled(worker string, t core.Token) {
 	l.mu.Lock()
-	s := l.sessions[worker]
-	l.mu.Unlock()
-	if s != nil {
-		now := time.Now()
-		s.put(now, func(o *outbox) { f := o.last(now); f.Settled = append(f.Settled, t) })
+	defer l.mu.Unlock()
+	if s := l.sessions[worker]; s != nil {
+		if now := time.Now(); s.settled(now, t) {
+			l.waiting = append(l.waiting, waiting{s, now.Add(settledWait)})
+		}
 	}
+}
+
+// waiting is a session whose outbox may hold nothing but answers that can wait until a time.
+type waiting struct {
+	session *Session
+	until   time.Time
+}
+
+// flush wakes the writers of sessions whose answers have waited long enough. It is called with the engine locked.
+func (l *Loop) flush(now time.Time) {
+	n := 0
+	for n < len(l.waiting) && !now.Before(l.waiting[n].until) {
+		wake(l.waiting[n].session.ready)
+		n++
+	}
+	l.waiting = slices.Delete(l.waiting, 0, n)
 }
 
 // Own sets the shards that this replica owns, with their epochs, and tells every worker, who answers with the leases of them that it

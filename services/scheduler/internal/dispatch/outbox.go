@@ -14,6 +14,9 @@ const (
 	maxOutbox = 16 << 20
 	// maxStall is how long a frame may wait for a worker: half of a lease.
 	maxStall = 10 * time.Second
+	// settledWait is how long an answer that nobody waits for may wait for a frame to ride on: a frame costs more than a job. A worker that
+	// is busy gets one every few milliseconds; one that drains waits for it.
+	settledWait = 50 * time.Millisecond
 	// maxTokens is how many tokens of a kind go into one frame: 20 bytes each at most.
 	maxTokens = 10_000
 )
@@ -24,6 +27,7 @@ type outbox struct {
 	frames []*core.ToWorker
 	bytes  int       // Σ size of the leases in frames
 	since  time.Time // when the oldest frame began to wait; zero: none waits
+	urgent bool      // there is more in frames than answers that may wait
 }
 
 // last is the frame that still grows.
@@ -65,9 +69,9 @@ func (o *outbox) over(now time.Time) bool {
 	return o.bytes > maxOutbox || !o.since.IsZero() && now.Sub(o.since) > maxStall
 }
 
-// take returns the next frame to write, nil if there is none.
+// take returns the next frame to write, nil if there is none that must be written now.
 func (o *outbox) take(now time.Time) *core.ToWorker {
-	if len(o.frames) == 0 {
+	if len(o.frames) == 0 || !o.urgent && now.Sub(o.since) < settledWait {
 		return nil
 	}
 	f := o.frames[0]
@@ -84,7 +88,7 @@ func (o *outbox) take(now time.Time) *core.ToWorker {
 	if len(o.frames) > 0 {
 		o.since = now
 	} else {
-		o.frames = nil
+		o.frames, o.urgent = nil, false
 	}
 	return f
 }

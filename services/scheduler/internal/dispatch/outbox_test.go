@@ -56,6 +56,7 @@ func TestOutboxKeepsOrder(t *testing.T) {
 			a.Lease = core.Lease{Job: &core.Job{Size: rapid.SampledFrom([]int{100, maxFrame / 2, maxFrame}).Draw(t, "size")}, Token: core.Token{Counter: int64(i)}}
 			one.act(a)
 			o.act(now, a)
+			o.urgent = true
 			if rapid.Bool().Draw(t, "take") {
 				if f := o.take(now); f != nil {
 					other.apply(f)
@@ -87,6 +88,7 @@ func TestRevocationFollowsItsLease(t *testing.T) {
 	for i := range 3 {
 		o.act(now, core.Action{Kind: core.Grant, Lease: core.Lease{Job: &core.Job{Size: maxFrame}, Token: core.Token{Counter: int64(i)}}})
 	}
+	o.urgent = true
 	f := o.last(now)
 	f.Revokes = append(f.Revokes, core.Revoke{Token: core.Token{Counter: 2}})
 	for i := range 3 {
@@ -95,6 +97,28 @@ func TestRevocationFollowsItsLease(t *testing.T) {
 			t.Fatalf("frame %d: %d leases, %d revocations", i, len(f.Leases), len(f.Revokes))
 		}
 	}
+}
+
+// TestSettledRidesOnTheNextFrame: an answer that nobody waits for makes no frame of its own while there are others.
+func TestSettledRidesOnTheNextFrame(t *testing.T) {
+	bubble(t, Config{}, func(h *house) {
+		a := h.open(worker("a", 2), 2)
+		h.offer("s")
+		g := a.lease()
+		a.receive(success(g))
+		time.Sleep(20 * time.Millisecond)
+		h.offer("s")
+		if f := a.next("lease", hasLease); !slices.Contains(f.Settled, g.Token) {
+			t.Fatalf("the next frame: %+v", f)
+		}
+		g2 := core.Token{Epoch: 7, Counter: g.Token.Counter + 1}
+		began := time.Now()
+		h.loop.Settled("a", g2)
+		a.next("settled", func(f *core.ToWorker) bool { return slices.Contains(f.Settled, g2) })
+		if d := time.Since(began); d < settledWait || d > settledWait+2*tickEvery {
+			t.Fatalf("after %s", d)
+		}
+	})
 }
 
 func TestOutboxIsBounded(t *testing.T) {

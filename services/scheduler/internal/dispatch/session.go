@@ -65,10 +65,21 @@ func (s *Session) Farewell(f core.Farewell) {
 	s.put(now, func(o *outbox) { o.last(now).Farewell = &f })
 }
 
+// settled adds an answer that may wait, and reports whether it is the first one that does.
+func (s *Session) settled(now time.Time, t core.Token) (first bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first = len(s.out.frames) == 0
+	f := s.out.last(now)
+	f.Settled = append(f.Settled, t)
+	return first
+}
+
 // put changes the outbox and wakes the writer.
 func (s *Session) put(now time.Time, change func(*outbox)) {
 	s.mu.Lock()
 	change(&s.out)
+	s.out.urgent = true
 	slow := s.out.over(now)
 	s.mu.Unlock()
 	if slow {
