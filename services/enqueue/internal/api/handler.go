@@ -50,6 +50,7 @@ func (h *Handler) Enqueue(ctx context.Context, req *enqueuev1.EnqueueRequest) (*
 	if refusal != nil {
 		return nil, failure(req.GetJob().GetSource(), refusal)
 	}
+	req.Job = nil // the job's Record holds it, for no longer than it is needed
 	r := h.publisher.Publish(ctx, caller(ctx), []core.Job{job})[0]
 	if r.Refusal != nil {
 		return nil, failure(job.Source, r.Refusal)
@@ -76,6 +77,9 @@ func (h *Handler) EnqueueBatch(ctx context.Context, req *enqueuev1.EnqueueBatchR
 		}
 		jobs, places = append(jobs, job), append(places, i)
 	}
+	// From here on only the jobs' Records hold the specs: what is refused, and what is encoded, is garbage while the rest waits for the log. Else
+	// a batch of which one job is accepted would hold its 3 MiB for the price of that one.
+	req.Jobs = nil
 	if len(jobs) > 0 {
 		for n, r := range h.publisher.Publish(ctx, caller(ctx), jobs) {
 			if i := places[n]; r.Refusal != nil {

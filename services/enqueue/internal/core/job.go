@@ -62,7 +62,8 @@ type Job struct {
 	ID [16]byte
 	// Depth is how many jobs lie between this one and the first of its chain.
 	Depth int32
-	// Record writes the job's durable bytes once its place is settled. The engine of this package never looks at it.
+	// Record writes the job's durable bytes once its place is settled. This package never looks at it; the publish room drops it as soon as the
+	// job is encoded or refused.
 	Record Encoder
 }
 

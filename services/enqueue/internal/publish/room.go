@@ -193,10 +193,12 @@ func (r *Room) produce(ctx context.Context, now time.Time, jobs []core.Job, plac
 	f.left.Store(1) // until everything was sent
 	for i := range jobs {
 		if results[i].Refusal != nil {
+			jobs[i].Record = nil
 			continue
 		}
 		job, place, shard := &jobs[i], &places[i], envelope.JobID(jobs[i].ID).Shard()
 		rec, home, span, err := r.record(ctx, now, shard, job, place)
+		job.Record = nil // from here on the record is all that is held
 		finish := func(offset int64, err error) {
 			span.end(err)
 			r.release(job)
