@@ -84,6 +84,7 @@ func Start(ctx context.Context, opts Options, out *process.Output, log *slog.Log
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	d := &Dev{opts: opts, out: out, log: log, lock: lock, abort: abort}
+	d.removeFiles() // of one that was killed: nobody must take them for ours
 	if err := d.start(ctx); err != nil {
 		d.Stop()
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
@@ -317,13 +318,7 @@ func (d *Dev) Stop() {
 		d.renewal()
 	}
 	d.running.Wait()
-	files := []string{filepath.Join(d.opts.DataDir, readyfile.Name)}
-	if d.opts.ReadyFile != "" {
-		files = append(files, d.opts.ReadyFile)
-	}
-	for _, f := range files {
-		os.Remove(f) // may never have been written
-	}
+	d.removeFiles()
 	for _, c := range slices.Backward(children) {
 		c.stop()
 		<-c.done
@@ -333,6 +328,14 @@ func (d *Dev) Stop() {
 	}
 	if err := d.lock.Release(); err != nil {
 		d.log.Error("lock of the data directory", "error", err.Error())
+	}
+}
+
+// removeFiles removes the ready files, which need not be there.
+func (d *Dev) removeFiles() {
+	os.Remove(filepath.Join(d.opts.DataDir, readyfile.Name))
+	if d.opts.ReadyFile != "" {
+		os.Remove(d.opts.ReadyFile)
 	}
 }
 
