@@ -97,6 +97,7 @@ func startDev(t *testing.T, dir string, args ...string) *dev {
 	t.Helper()
 	d := &dev{t: t, dir: dir, gone: make(chan struct{})}
 	readyFile := filepath.Join(dir, "ready.json")
+	os.Remove(readyFile) // of a dev that was killed
 	d.cmd = exec.Command(binary, append([]string{"dev", "--data-dir", dir, "--port-base", "0", "--ready-file", readyFile}, args...)...)
 	d.cmd.Stderr, d.cmd.Stdout = &d.said, &d.said
 	began := time.Now()
