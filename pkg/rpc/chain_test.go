@@ -199,13 +199,13 @@ func TestInvalidStreamMessagesEndTheStream(t *testing.T) {
 // TestS37Deadlines: none given gets the server's, a longer one is cut to it, a shorter one stays.
 func TestS37Deadlines(t *testing.T) {
 	bubble(t, func(c *rpc.Config) { c.Deadline = 20 * time.Second }, func(w *world) {
-		var left time.Duration
+		lefts := make(chan time.Duration, 1) // the client may end first, by itself
 		w.enqueue = func(ctx context.Context, _ *enqueueRequest) (*enqueueResponse, error) {
 			deadline, ok := ctx.Deadline()
 			if !ok {
 				w.Error("no deadline")
 			}
-			left = time.Until(deadline)
+			lefts <- time.Until(deadline)
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}
@@ -219,7 +219,7 @@ func TestS37Deadlines(t *testing.T) {
 			_, err := c.Enqueue(ctx, good())
 			cancel()
 			want(w, err, codes.DeadlineExceeded, "")
-			if left != got {
+			if left := <-lefts; left != got {
 				w.Errorf("given %v: %v left, want %v", given, left, got)
 			}
 		}
