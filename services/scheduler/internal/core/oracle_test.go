@@ -86,7 +86,9 @@ func shares(t *testing.T, seed uint64, replicas int, weights, loads []float64) (
 		}
 		w.load(simLoad{
 			source: fmt.Sprint("s", i), prio: Default, rate: rate, to: 15 * time.Second, replica: i % replicas,
-			took: func(rng *rand.Rand, _ time.Duration) time.Duration { return time.Duration(float64(mean) * (.5 + rng.Float64())) },
+			took: func(rng *rand.Rand, _ time.Duration) time.Duration {
+				return time.Duration(float64(mean) * (.5 + rng.Float64()))
+			},
 		})
 	}
 	w.run(5 * time.Second)
@@ -119,7 +121,7 @@ func TestSharesAgainstOracle(t *testing.T) {
 				weights, loads, wants := make([]float64, n), make([]float64, n), make([]float64, n)
 				for i := range n {
 					weights[i], wants[i] = []float64{1, 2, 4}[rng.IntN(3)], 1e9 // none so light that two slots, its due, are more than its share
-					if i%3 == 2 { // a source that wants little, so the rest share more
+					if i%3 == 2 {                                               // a source that wants little, so the rest share more
 						loads[i] = .5 + rng.Float64()
 						wants[i] = loads[i] * 10
 					}

@@ -128,7 +128,8 @@ type pool struct {
 	sampled  moment   // last sample of x
 	dirty    bool     // in Engine.dirty
 	told     moment   // last summary due
-	busy     bool     // was in fast summaries
+	toldRuns [Priorities]int
+	busy     bool // was in fast summaries
 	ranked   [Priorities]ranked
 }
 
