@@ -12,8 +12,10 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/spillway/spillway/pkg/controllog"
+	"github.com/spillway/spillway/pkg/envelope"
 	"github.com/spillway/spillway/pkg/kafka"
 	"github.com/spillway/spillway/pkg/kafka/kafkatest"
 	"github.com/spillway/spillway/pkg/kafka/produce"
@@ -211,12 +213,19 @@ func (w *world) lastBeat() *logv1.Status {
 // mark says, as a scheduler, what spills, and gives the replica time to hear of it.
 func (w *world) mark(marks ...*logv1.SpillMark) {
 	w.t.Helper()
-	value, err := proto.Marshal(&logv1.Status{Replica: "scheduler-0", Kind: logv1.ReplicaKind_REPLICA_KIND_SCHEDULER, Marks: marks, Full: true})
+	w.beat(&logv1.Status{Replica: "scheduler-0", Kind: logv1.ReplicaKind_REPLICA_KIND_SCHEDULER, Marks: marks, Full: true})
+}
+
+// beat writes the beat of another replica, and gives this one time to hear of it.
+func (w *world) beat(s *logv1.Status) {
+	w.t.Helper()
+	s.At = timestamppb.Now()
+	value, err := proto.Marshal(s)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	headers := []kafka.Header{{Key: "spillway-v", Value: []byte("1")}}
-	if _, err := w.records.Produce(w.ctx, kafka.Record{Topic: topics.Status(), Key: []byte("scheduler-0"), Value: value, Headers: headers}); err != nil {
+	headers := []kafka.Header{envelope.VersionHeader()}
+	if _, err := w.records.Produce(w.ctx, kafka.Record{Topic: topics.Status(), Key: []byte(s.GetReplica()), Value: value, Headers: headers}); err != nil {
 		w.t.Fatal(err)
 	}
 	time.Sleep(50 * time.Millisecond)

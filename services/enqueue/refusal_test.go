@@ -11,6 +11,7 @@ import (
 
 	"github.com/spillway/spillway/pkg/envelope"
 	"github.com/spillway/spillway/pkg/rpc"
+	"github.com/spillway/spillway/pkg/rpc/rpctest"
 	automationv1 "github.com/spillway/spillway/proto/gen/spillway/automation/v1"
 	enqueuev1 "github.com/spillway/spillway/proto/gen/spillway/enqueue/v1"
 	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
@@ -118,6 +119,58 @@ func TestRefusals(t *testing.T) {
 		}
 		if now := count(w.jobs()); now != before {
 			t.Errorf("refusals left %d records", now-before)
+		}
+	})
+}
+
+// S3: without a token, or with one of another role, nobody gets in.
+func TestS3NoCredentials(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.ready()
+		w.register("crm", func(s *automationv1.Source) { s.Principals = []string{"*"} })
+		bare, err := rpc.Dial(rpctest.Target("enqueue:7400"), rpc.DialConfig{Dialer: w.network.Dial})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer bare.Close()
+		worker := w.dial("worker", rpc.RoleWorker)
+		defer worker.Close()
+		for conn, want := range map[*grpc.ClientConn]codes.Code{bare: codes.Unauthenticated, worker: codes.PermissionDenied} {
+			if _, err := enqueuev1.NewEnqueueServiceClient(conn).Enqueue(w.ctx, &enqueuev1.EnqueueRequest{Job: spec("crm")}); rpc.FromError(err).Code != want {
+				t.Errorf("got %v, want %s", err, want)
+			}
+		}
+		if n := count(w.jobs()); n != 0 {
+			t.Errorf("%d records", n)
+		}
+	})
+}
+
+// The accept rate is divided by the replicas that are alive: in sum it is never exceeded.
+func TestAcceptRateIsDivided(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.ready()
+		w.register("crm", func(s *automationv1.Source) {
+			ten := 10.0
+			s.Quota, s.Overflow = &automationv1.Quota{AcceptRate: &ten}, automationv1.Overflow_OVERFLOW_REJECT
+		})
+		accepted := func() (n int) {
+			for range 20 {
+				if _, err := w.send(spec("crm")); err == nil {
+					n++
+				}
+			}
+			return n
+		}
+		for _, other := range []string{"enqueue-other", "enqueue-third"} {
+			w.beat(&logv1.Status{Replica: other, Kind: logv1.ReplicaKind_REPLICA_KIND_ENQUEUE})
+		}
+		if n := accepted(); n != 3 {
+			t.Errorf("one of three replicas accepted %d of 10 jobs at once", n)
+		}
+		time.Sleep(10 * time.Second) // the others are gone, and the burst is full again
+		if n := accepted(); n != 10 {
+			t.Errorf("the only replica accepted %d of 10 jobs at once", n)
 		}
 	})
 }

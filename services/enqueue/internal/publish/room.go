@@ -106,9 +106,9 @@ func (r *Room) Run(ctx context.Context) error {
 	defer look.Stop()
 	for {
 		changed := r.ports.Beats.Changed()
-		replicas := r.index.Load().replicas
-		if r.ports.Beats.Ready() == nil { // else the last count stands: a part of the quota too small is better than one too large
-			replicas = max(len(r.ports.Beats.Live(logv1.ReplicaKind_REPLICA_KIND_ENQUEUE)), 1)
+		replicas := max(len(r.ports.Beats.Live(logv1.ReplicaKind_REPLICA_KIND_ENQUEUE)), 1)
+		if r.ports.Beats.Ready() != nil { // somebody may be missing: a part of the quota too small is better than one too large
+			replicas = max(replicas, r.index.Load().replicas)
 		}
 		r.index.Store(newIndex(r.ports.Beats.Marks(), r.ports.Control.State().Config().GetShards(), replicas))
 		select {
