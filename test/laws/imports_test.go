@@ -14,7 +14,7 @@ var cores = []string{"services/*/internal/core", "pkg/offsets", "pkg/share"}
 // reach the world.
 var pure = []string{
 	"bytes", "cmp", "container/heap", "container/list", "container/ring", "crypto/sha256", "encoding/base64", "encoding/binary", "encoding/hex",
-	"errors", "fmt", "hash/fnv", "hash/maphash", "iter", "maps", "math", "math/bits", "math/cmplx", "math/rand/v2", "path", "regexp", "slices", "sort",
+	"errors", "fmt", "hash/fnv", "hash/maphash", "iter", "maps", "math", "math/bits", "math/cmplx", "math/rand/v2", "path", "reflect", "regexp", "slices", "sort",
 	"strconv", "strings", "time", "unicode", "unicode/utf8",
 }
 
