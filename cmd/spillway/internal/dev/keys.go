@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
+	"github.com/spillway/spillway/pkg/config"
 	"github.com/spillway/spillway/pkg/rpc"
 )
 
@@ -43,7 +44,7 @@ func openKeys(dataDir string) (keys, error) {
 		return keys{}, fmt.Errorf("keys: %w", err)
 	}
 	k := keys{signer: signer, macPath: filepath.Join(dir, macFile)}
-	k.mac, err = os.ReadFile(k.macPath)
+	k.mac, err = config.ReadSecretFile(k.macPath)
 	if errors.Is(err, fs.ErrNotExist) {
 		raw := make([]byte, macBytes)
 		rand.Read(raw) // never fails

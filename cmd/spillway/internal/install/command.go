@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/spillway/spillway/cmd/spillway/internal/exit"
+	"github.com/spillway/spillway/pkg/config"
 	"github.com/spillway/spillway/pkg/kafka"
 )
 
@@ -41,7 +42,7 @@ to change what cannot be changed: partitions, lanes and prefix.`,
 			if err := layout.Validate(); err != nil {
 				return exit.With(exit.Usage, err)
 			}
-			key, err := os.ReadFile(macKeyFile)
+			key, err := config.ReadSecretFile(macKeyFile)
 			if err != nil {
 				return exit.With(exit.Usage, fmt.Errorf("MAC key: %w", err))
 			}

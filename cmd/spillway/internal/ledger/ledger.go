@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"github.com/spillway/spillway/cmd/spillway/internal/exit"
 	"github.com/spillway/spillway/cmd/spillway/internal/locate"
 	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
+	"github.com/spillway/spillway/pkg/config"
 	"github.com/spillway/spillway/pkg/kafka"
 )
 
@@ -69,7 +69,7 @@ func count(ctx context.Context, target readyfile.File, output string, stdout, st
 	}
 	cfg := census.Config{Client: client, Topics: kafka.Topics{Prefix: target.Prefix}}
 	if target.MACKeyFile != "" {
-		if cfg.MACKey, err = os.ReadFile(target.MACKeyFile); err != nil {
+		if cfg.MACKey, err = config.ReadSecretFile(target.MACKeyFile); err != nil {
 			return fmt.Errorf("MAC key: %w", err)
 		}
 	}

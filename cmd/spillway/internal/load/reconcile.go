@@ -3,13 +3,13 @@ package load
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/spillway/spillway/cmd/spillway/internal/census"
 	"github.com/spillway/spillway/cmd/spillway/internal/load/tally"
 	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
+	"github.com/spillway/spillway/pkg/config"
 	"github.com/spillway/spillway/pkg/envelope"
 	"github.com/spillway/spillway/pkg/kafka"
 )
@@ -43,7 +43,7 @@ func reconcile(ctx context.Context, target readyfile.File, s *sender) (ledger ta
 	}
 	var macKey []byte
 	if target.MACKeyFile != "" {
-		if macKey, err = os.ReadFile(target.MACKeyFile); err != nil {
+		if macKey, err = config.ReadSecretFile(target.MACKeyFile); err != nil {
 			return ledger, false, fmt.Errorf("read the logs: %w", err)
 		}
 	}

@@ -34,26 +34,18 @@ type settings struct {
 	Replica     string `env:"SPILLWAY_REPLICA" doc:"name of this replica, kept over restarts"`
 	Metrics     bool   `env:"SPILLWAY_METRICS" default:"false" doc:"serve Prometheus metrics on the admin listener"`
 	// Durability is what services that check topics declare; the others know the setting, so that all can share one environment.
-	Durability string `env:"SPILLWAY_DURABILITY" default:"replicated" doc:"replicated (RF 3, min ISR 2) or single: weaker topics are refused"`
-	LogLevel   string `env:"SPILLWAY_LOG_LEVEL" default:"INFO" doc:"DEBUG, INFO, WARN or ERROR"`
+	Durability string     `env:"SPILLWAY_DURABILITY" default:"replicated" doc:"replicated (RF 3, min ISR 2) or single: weaker topics are refused"`
+	LogLevel   slog.Level `env:"SPILLWAY_LOG_LEVEL" default:"INFO" doc:"DEBUG, INFO, WARN or ERROR"`
 }
 
 func (s settings) validate() error {
 	var wrong []error
-	if _, err := s.level(); err != nil {
-		wrong = append(wrong, fmt.Errorf("SPILLWAY_LOG_LEVEL: %w", err))
-	}
 	for name, value := range map[string]string{"SPILLWAY_KAFKA": s.Kafka, "SPILLWAY_TOKEN_KEYS": s.TokenKeys, "SPILLWAY_MAC_KEY_FILE": s.MACKeyFile} {
 		if value == "" {
 			wrong = append(wrong, fmt.Errorf("%s is not set", name))
 		}
 	}
 	return errors.Join(wrong...)
-}
-
-func (s settings) level() (level slog.Level, err error) {
-	err = level.UnmarshalText([]byte(s.LogLevel))
-	return level, err
 }
 
 // parts are what a service is built from; each service takes them as its Deps.
@@ -135,16 +127,11 @@ func (s service) serve(ctx context.Context) (err error) {
 	if err := errors.Join(config.Load(os.Environ(), &common, cfg), common.validate()); err != nil {
 		return exit.With(exit.Usage, err)
 	}
-	macKey, err := os.ReadFile(common.MACKeyFile)
+	macKey, err := config.ReadSecretFile(common.MACKeyFile)
 	if err != nil {
 		return exit.With(exit.Usage, fmt.Errorf("MAC key: %w", err))
 	}
-	level, err := common.level()
-	if err != nil {
-		return exit.With(exit.Usage, err)
-	}
 	p := parts{
-		log:    slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 		macKey: macKey,
 		kafka: func(clientID string) (*kafka.Client, error) {
 			return kafka.New(kafka.Config{
@@ -162,6 +149,7 @@ func (s service) serve(ctx context.Context) (err error) {
 	if p.telemetry, err = export.Setup(ctx, "spillway-"+s.name, telemetrySettings...); err != nil {
 		return fmt.Errorf("telemetry: %w", err)
 	}
+	p.log = slog.New(p.telemetry.LogHandler(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: common.LogLevel})))
 	defer func() {
 		flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 		defer cancel()
