@@ -63,4 +63,7 @@ const (
 	MetricAccepted = "spillway.job.accepted"
 	// MetricRefused counts jobs that were refused or are of unknown fate: by source and reason.
 	MetricRefused = "spillway.job.refused"
+	// MetricQueueWait is a histogram, in seconds, of the time from acceptance to grant: by source and priority. It is the service level
+	// indicator, and its count is the number of grants.
+	MetricQueueWait = "spillway.job.queue.wait"
 )

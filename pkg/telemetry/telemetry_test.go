@@ -90,7 +90,7 @@ func TestGoldenNames(t *testing.T) {
 	for _, k := range keys {
 		fmt.Fprintln(&b, "key", k)
 	}
-	for _, m := range []string{MetricAccepted, MetricRefused} {
+	for _, m := range []string{MetricAccepted, MetricRefused, MetricQueueWait} {
 		fmt.Fprintln(&b, "metric", m)
 	}
 	want, err := os.ReadFile("testdata/names.txt")

@@ -109,7 +109,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	s.statusOf = produce.New(beats, produce.Config{MaxBytes: 4 << 20, Deadline: time.Second})
 	s.beats = status.NewWriter(s.statusOf, s.topics.Status(), s.beat, deps.Log)
 	s.loop = dispatch.New(dispatch.Config{Replica: s.id, TTL: leaseTTL, RenewEvery: renewEvery}, dispatch.Deps{
-		Log: deps.Log, Engine: core.New(core.Config{Seed: seed(), Memory: int(cfg.Memory), TTL: leaseTTL, Reserve: cfg.Reserve}),
+		Log: deps.Log, Telemetry: deps.Telemetry, Engine: core.New(core.Config{Seed: seed(), Memory: int(cfg.Memory), TTL: leaseTTL, Reserve: cfg.Reserve}),
 	})
 	s.producer = produce.New(writes, produce.Config{MaxBytes: produceBytes, Deadline: produceWithin, Gate: func() error { return s.owner.MayProduce() }})
 	s.owner = shard.New(shard.Config{Topics: s.topics, Name: cfg.Replica, Replica: s.id, MACKey: deps.MACKey}, shard.Deps{

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/spillway/spillway/pkg/telemetry"
 	"github.com/spillway/spillway/services/scheduler/internal/core"
 )
 
@@ -54,8 +55,9 @@ func orDefault[T comparable](v, d T) T {
 
 // Deps are the rooms around. Ports that need the Loop themselves are set by Connect, before Run.
 type Deps struct {
-	Log    *slog.Logger
-	Engine *core.Engine // the loop owns it from New on
+	Log       *slog.Logger
+	Engine    *core.Engine         // the loop owns it from New on
+	Telemetry *telemetry.Telemetry // nil: nothing is metered
 }
 
 // Ports are the other rooms, as this one needs them. All are required.
@@ -72,6 +74,7 @@ type Loop struct {
 	cfg   Config
 	log   *slog.Logger
 	ports Ports
+	meter *meter
 	wake  chan struct{} // 1-deep: the engine was told something
 
 	mu       sync.Mutex // guards the engine and all that follows; nothing blocks while it is held
@@ -88,7 +91,6 @@ type Loop struct {
 	waiting  []waiting      // in order of time; one for each first answer in an outbox within 50 ms
 
 	acknowledged atomic.Int64
-	grants       atomic.Int64
 }
 
 // binding says to which caller a worker's id belongs while it may hold leases.
@@ -101,7 +103,7 @@ type binding struct {
 func New(cfg Config, deps Deps) *Loop {
 	cfg.setDefaults()
 	l := &Loop{
-		cfg: cfg, log: deps.Log, engine: deps.Engine, wake: make(chan struct{}, 1),
+		cfg: cfg, log: deps.Log, engine: deps.Engine, meter: newMeter(deps.Telemetry, deps.Log), wake: make(chan struct{}, 1),
 		sessions: map[string]*Session{}, bindings: map[string]binding{}, slots: map[string]int32{}, shards: map[int32]int64{},
 		applied: -1,
 	}
@@ -209,9 +211,6 @@ func (l *Loop) decide() (until time.Time, more bool) {
 			// The engine knows only workers with a session: Open and Close tell it under the same lock.
 			l.log.Error("a decision for a worker without a stream", "worker_id", a.Worker)
 			continue
-		}
-		if a.Kind == core.Grant {
-			l.grants.Add(1)
 		}
 		s.mu.Lock()
 		s.out.act(now, a)
@@ -370,9 +369,6 @@ func (l *Loop) Sessions() int {
 	defer l.mu.Unlock()
 	return len(l.sessions)
 }
-
-// Grants counts leases granted since the start, for metrics and the watchdog.
-func (l *Loop) Grants() int64 { return l.grants.Load() }
 
 // Heard takes another replica's summaries.
 func (l *Loop) Heard(replica string, s []core.Summary) {

@@ -49,6 +49,7 @@ func (s *Session) Next(ctx context.Context) (*core.ToWorker, error) {
 		case err != nil:
 			return nil, err
 		case f != nil:
+			s.loop.meter.granted(ctx, f.Leases)
 			return f, nil
 		}
 		select {
