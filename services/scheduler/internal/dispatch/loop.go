@@ -265,12 +265,16 @@ func (l *Loop) audit(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, s := range l.sessions {
-		s.put(now, func(o *outbox) {
-			if !s.told && now.After(s.end) {
-				s.told = true
-				o.last(now).Farewell = &core.Farewell{Reason: "the stream is old", Within: time.Minute}
-			}
-		})
+		s.mu.Lock()
+		slow := s.out.over(now)
+		s.mu.Unlock()
+		switch {
+		case slow:
+			s.fail(core.ErrSlow)
+		case !s.told && now.After(s.end):
+			s.told = true
+			s.Farewell(core.Farewell{Reason: "the stream is old", Within: time.Minute})
+		}
 	}
 	maps.DeleteFunc(l.bindings, func(_ string, b binding) bool { return !b.until.IsZero() && now.After(b.until) })
 }
