@@ -98,9 +98,19 @@ func (w *Worker) wanted(now time.Time, retries map[string]*retry, boot int) (dia
 			try(r.GetAddress(), false)
 		}
 	}
-	if !slices.ContainsFunc(w.links, func(l *link) bool { return !l.drained }) {
-		targets := targets(w.cfg.Schedulers)
-		try(targets[boot%len(targets)], true)
+	if !slices.ContainsFunc(w.links, func(l *link) bool { return !l.drained && (l.boot || !l.welcomed.IsZero()) }) {
+		// No replica has us, and what the topology says may be history: any bootstrap address that may be dialled now.
+		all := targets(w.cfg.Schedulers)
+		for i := range all {
+			address := all[(boot+i)%len(all)]
+			if slices.ContainsFunc(w.links, func(l *link) bool { return !l.drained && l.address == address }) {
+				continue
+			}
+			n := len(dial)
+			if try(address, true); len(dial) > n {
+				break
+			}
+		}
 	}
 	for address, r := range retries {
 		if now.Sub(r.after) > time.Minute {

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -198,4 +199,35 @@ func TestBootstrapTriesEveryAddressAndComesBack(t *testing.T) {
 			t.Fatalf("back after %s", d)
 		}
 	})
+}
+
+// TestBootstrapIsNotHeldUpByADeadTopology: the last topology names a replica that is gone, and the bootstrap list names it too. The other
+// addresses of the list are tried all the same.
+func TestBootstrapIsNotHeldUpByADeadTopology(t *testing.T) {
+	w, err := New(Config{Schedulers: "a:1, b:1", Concurrency: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	w.topology = []*replica{{Id: "a", Address: "a:1"}}
+	for _, c := range []struct {
+		name    string
+		retries map[string]*retry
+		boot    int
+		want    []string
+	}{
+		{"the dead one may be dialled", nil, 0, []string{"a:1", "b:1"}},
+		{"it waits for its next try", map[string]*retry{"a:1": {after: now.Add(time.Second)}}, 0, []string{"b:1"}},
+		{"all wait", map[string]*retry{"a:1": {after: now.Add(time.Second)}, "b:1": {after: now.Add(time.Second)}}, 1, nil},
+	} {
+		w.links = nil
+		dial, _ := w.wanted(now, c.retries, c.boot)
+		var got []string
+		for _, l := range dial {
+			got = append(got, l.address)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: dials %v, want %v", c.name, got, c.want)
+		}
+	}
 }

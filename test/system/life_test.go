@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"testing"
 	"time"
 
@@ -14,30 +13,6 @@ import (
 	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
 	logv1 "github.com/spillway/spillway/proto/gen/spillway/log/v1"
 )
-
-// tally counts what handlers did.
-type tally struct {
-	mu   sync.Mutex
-	runs map[string]int // by job id
-	all  int
-}
-
-func (t *tally) add(id string) int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.runs == nil {
-		t.runs = map[string]int{}
-	}
-	t.runs[id]++
-	t.all++
-	return t.runs[id]
-}
-
-func (t *tally) total() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.all
-}
 
 // TestJobFromEnqueueToOutcome: the spine, whole. Every job runs once and has exactly one outcome.
 func TestJobFromEnqueueToOutcome(t *testing.T) {
@@ -60,8 +35,8 @@ func TestJobFromEnqueueToOutcome(t *testing.T) {
 		w.until("all settled", 5*time.Second, func() bool { settled, _ := w.events(); return len(settled) == len(ids) })
 		settled, _ := w.events()
 		for _, id := range ids {
-			if len(settled[id]) != 1 || settled[id][0].GetOutcome() != jobv1.Outcome_OUTCOME_SUCCEEDED || ran.runs[id] != 1 {
-				t.Errorf("%s ran %d times and has %v", id, ran.runs[id], settled[id])
+			if len(settled[id]) != 1 || settled[id][0].GetOutcome() != jobv1.Outcome_OUTCOME_SUCCEEDED || ran.of(id) != 1 {
+				t.Errorf("%s ran %d times and has %v", id, ran.of(id), settled[id])
 			}
 		}
 	})
@@ -109,8 +84,8 @@ func TestFailuresRetryAndDie(t *testing.T) {
 			"panic":       {jobv1.Outcome_OUTCOME_SUCCEEDED, 2, 1},
 		} {
 			id := ids[payload]
-			if len(settled[id]) != 1 || settled[id][0].GetOutcome() != want.outcome || ran.runs[id] != want.runs || attempts[id] != want.attempts {
-				t.Errorf("%q ran %d times with %d failed attempts, outcome %v; want %+v", payload, ran.runs[id], attempts[id], settled[id], want)
+			if len(settled[id]) != 1 || settled[id][0].GetOutcome() != want.outcome || ran.of(id) != want.runs || attempts[id] != want.attempts {
+				t.Errorf("%q ran %d times with %d failed attempts, outcome %v; want %+v", payload, ran.of(id), attempts[id], settled[id], want)
 			}
 		}
 		dead := 0

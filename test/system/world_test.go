@@ -4,7 +4,6 @@ package system
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"os"
 	"sync"
@@ -13,22 +12,21 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/spillway/spillway/pkg/client"
 	"github.com/spillway/spillway/pkg/controllog"
 	"github.com/spillway/spillway/pkg/kafka"
 	"github.com/spillway/spillway/pkg/kafka/kafkatest"
 	"github.com/spillway/spillway/pkg/kafka/produce"
+	"github.com/spillway/spillway/pkg/offsets"
 	"github.com/spillway/spillway/pkg/rpc"
 	"github.com/spillway/spillway/pkg/rpc/rpctest"
+	"github.com/spillway/spillway/pkg/status"
 	"github.com/spillway/spillway/pkg/telemetry"
-	"github.com/spillway/spillway/pkg/worker"
 	automationv1 "github.com/spillway/spillway/proto/gen/spillway/automation/v1"
 	logv1 "github.com/spillway/spillway/proto/gen/spillway/log/v1"
-	"github.com/spillway/spillway/services/enqueue"
-	"github.com/spillway/spillway/services/scheduler"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -53,14 +51,10 @@ type world struct {
 	signer    *rpc.Signer
 	client    *kafka.Client // the test's own, to read logs
 	control   *controllog.Writer
+	status    *status.Reader
 	telemetry *telemetry.Telemetry
 	log       *slog.Logger
 	running   sync.WaitGroup
-}
-
-// process is one part of the product that can be stopped.
-type process struct {
-	stop func() error
 }
 
 // bubble runs f in a world with a broker, its topics and the first record of its control log.
@@ -73,6 +67,10 @@ func bubble(t *testing.T, f func(t *testing.T, w *world)) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		w.ctx = ctx
+		defer func() { // also when f fails
+			cancel()
+			w.running.Wait()
+		}()
 		w.broker.Install(t, kafka.Layout{Topics: topics, Shards: shards, Lanes: lanes, Durability: kafka.Single})
 		w.client = w.broker.Client(t, "test", topics.All()...)
 		records := produce.New(w.client, produce.Config{})
@@ -80,6 +78,8 @@ func bubble(t *testing.T, f func(t *testing.T, w *world)) {
 		w.control = controllog.NewWriter(records, state, topics.Control(), macKey)
 		w.running.Go(func() { _ = records.Run(ctx) })
 		w.running.Go(func() { _ = state.Run(ctx) })
+		w.status = status.NewReader(w.broker.Client(t, "test-status", topics.All()...), topics.Status(), w.log)
+		w.running.Go(func() { _ = w.status.Run(ctx) })
 		w.command(&logv1.Command{Act: &logv1.Command_ClusterConfig{ClusterConfig: &logv1.ClusterConfig{
 			ClusterId: cluster, FormatVersion: controllog.Format, Shards: shards, Lanes: lanes, Prefix: topics.Prefix,
 		}}})
@@ -88,8 +88,6 @@ func bubble(t *testing.T, f func(t *testing.T, w *world)) {
 			t.Fatal(err)
 		}
 		f(t, w)
-		cancel()
-		w.running.Wait()
 	})
 }
 
@@ -119,12 +117,31 @@ func (w *world) register(name string, change ...func(*automationv1.Source)) {
 	w.command(&logv1.Command{Act: &logv1.Command_PutSource{PutSource: &logv1.PutSource{Source: s}}})
 }
 
-func scopeOf(source string) *automationv1.Scope {
-	return &automationv1.Scope{Scope: &automationv1.Scope_Source{Source: source}}
+// hold and resume throw the switches of a source.
+func (w *world) hold(source string) {
+	w.t.Helper()
+	w.command(&logv1.Command{Act: &logv1.Command_SetSwitch{SetSwitch: &logv1.SetSwitch{Switch: &automationv1.Switch{
+		Scope: scopeOf(source), Verb: automationv1.Verb_VERB_HOLD, Reason: "test", Actor: "anna",
+	}}}})
 }
 
-func (w *world) kafka(id string) (*kafka.Client, error) {
-	return kafka.New(w.broker.Config(id, topics.All()...))
+func (w *world) resume(source string) {
+	w.t.Helper()
+	w.command(&logv1.Command{Act: &logv1.Command_ClearSwitch{ClearSwitch: &logv1.ClearSwitch{Scope: scopeOf(source)}}})
+}
+
+// attempts is how often jobs of a source are tried, a second apart at most.
+func attempts(n int32) func(*automationv1.Source) {
+	return func(s *automationv1.Source) {
+		s.Retry = &automationv1.RetryPolicy{MaxAttempts: n, Max: durationpb.New(time.Second)}
+	}
+}
+
+// payload is what a job carries.
+func payload(text string) func(*client.Job) { return func(j *client.Job) { j.Payload = []byte(text) } }
+
+func scopeOf(source string) *automationv1.Scope {
+	return &automationv1.Scope{Scope: &automationv1.Scope_Source{Source: source}}
 }
 
 func (w *world) verifier(issuer func() string) (*rpc.Verifier, error) {
@@ -141,121 +158,73 @@ func (w *world) token(role rpc.Role) string {
 	return token
 }
 
-// start runs a service until it is stopped, or the bubble ends.
-func (w *world) start(name string, run func(context.Context) error) *process {
-	ctx, cancel := context.WithCancel(w.ctx)
-	ended := make(chan error, 1)
-	w.running.Go(func() {
-		err := run(ctx)
-		if err != nil && ctx.Err() == nil {
-			w.t.Errorf("%s: %v", name, err)
-		}
-		ended <- err
-	})
-	return &process{stop: func() error {
-		cancel()
-		err := <-ended
-		ended <- err
-		return err
-	}}
+// ledger is what outcomes say, by the reader's rule.
+type ledger struct {
+	settled  map[string][]*logv1.Settled // by job id
+	attempts map[string]int
+	late     int // terminal events of an epoch older than the last fence before them: they do not count
+	fences   int
 }
 
-// enqueue starts a replica of enqueue.
-func (w *world) enqueue(n int) *process {
+// outcomes reads all of outcomes.
+func (w *world) outcomes() ledger {
 	w.t.Helper()
-	s, err := enqueue.New(enqueue.Config{
-		Replica: fmt.Sprintf("enqueue-%d", n), Prefix: topics.Prefix, Durability: kafka.Single, Payload: 256 << 10, Inflight: 32 << 20, Keys: 8 << 20,
-	}, enqueue.Deps{
-		Log: w.log, Telemetry: w.telemetry, Kafka: w.kafka, Verifier: w.verifier, MACKey: macKey, Listener: w.network.Listen(fmt.Sprintf("enqueue-%d:7400", n)), Dial: w.network.Dial,
-	})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	p := w.start("enqueue", s.Run)
-	w.healthy(s.Health)
-	return p
-}
-
-// scheduler starts a replica of scheduler and waits until it has its shards.
-func (w *world) scheduler(n int) *process {
-	w.t.Helper()
-	address := fmt.Sprintf("scheduler-%d:7410", n)
-	s, err := scheduler.New(scheduler.Config{
-		Replica: fmt.Sprintf("scheduler-%d", n), Address: rpctest.Target(address), Prefix: topics.Prefix, Durability: kafka.Single, Memory: 64 << 20, Reserve: 0.7,
-	}, scheduler.Deps{
-		Log: w.log, Telemetry: w.telemetry, Kafka: w.kafka, Verifier: w.verifier, MACKey: macKey, Listener: w.network.Listen(address),
-	})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	p := w.start("scheduler", s.Run)
-	w.healthy(s.Health)
-	return p
-}
-
-// healthy waits until every check passes.
-func (w *world) healthy(health func() []rpc.Check) {
-	w.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		failing := ""
-		for _, c := range health() {
-			if !c.OK {
-				failing += c.Name + ": " + c.Detail + "; "
-			}
-		}
-		if failing == "" {
-			return
-		}
-		if time.Now().After(deadline) {
-			w.t.Fatal("not ready: ", failing)
-		}
-	}
-}
-
-// worker runs handler for type tag in slots.
-func (w *world) worker(slots int, handler worker.Handler) *process {
-	w.t.Helper()
-	k, err := worker.New(worker.Config{
-		Schedulers: rpctest.Target("scheduler-0:7410"), Concurrency: slots, Token: w.token(rpc.RoleWorker), Log: w.log, Telemetry: w.telemetry,
-		DialOptions: []grpc.DialOption{grpc.WithContextDialer(w.network.Dial)},
-	})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	k.Handle("tag", handler)
-	return w.start("worker", k.Run)
-}
-
-// caller is an SDK client of the first enqueue replica; it is closed at the end of the bubble.
-func (w *world) caller() *client.Client {
-	w.t.Helper()
-	c, err := client.Dial(rpctest.Target("enqueue-0:7400"), client.WithToken(w.token(rpc.RoleEnqueue)), client.WithTelemetry(w.telemetry),
-		client.WithDialOptions(grpc.WithContextDialer(w.network.Dial)))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return c
-}
-
-// events reads all of outcomes.
-func (w *world) events() (settled map[string][]*logv1.Settled, attempts map[string]int) {
-	w.t.Helper()
-	settled, attempts = map[string][]*logv1.Settled{}, map[string]int{}
+	l := ledger{settled: map[string][]*logv1.Settled{}, attempts: map[string]int{}}
 	for partition := range shards {
+		fence := int64(-1)
 		for _, m := range w.read(topics.Outcomes(), partition) {
 			event := &logv1.JobEvent{}
 			if err := proto.Unmarshal(m.Value, event); err != nil {
 				w.t.Fatal(err)
 			}
-			if s := event.GetSettled(); s != nil {
-				settled[s.GetJobId()] = append(settled[s.GetJobId()], s)
-			}
-			if a := event.GetAttempt(); a != nil {
-				attempts[a.GetJobId()]++
+			switch e := event.GetEvent().(type) {
+			case *logv1.JobEvent_Fence:
+				fence = m.Offset
+				l.fences++
+			case *logv1.JobEvent_Settled:
+				if event.GetEpoch() < fence {
+					l.late++
+					continue
+				}
+				l.settled[e.Settled.GetJobId()] = append(l.settled[e.Settled.GetJobId()], e.Settled)
+			case *logv1.JobEvent_Attempt:
+				l.attempts[e.Attempt.GetJobId()]++
 			}
 		}
 	}
-	return settled, attempts
+	return l
+}
+
+// events is outcomes for those who ask for no more.
+func (w *world) events() (settled map[string][]*logv1.Settled, attempts map[string]int) {
+	w.t.Helper()
+	l := w.outcomes()
+	return l.settled, l.attempts
+}
+
+// owners are the shards of each live scheduler that has any, by its name.
+func (w *world) owners() map[string][]int32 {
+	owners := map[string][]int32{}
+	for _, r := range w.status.Live(logv1.ReplicaKind_REPLICA_KIND_SCHEDULER) {
+		if len(r.Shards) > 0 {
+			owners[r.Replica[:len("scheduler-0")]] = r.Shards
+		}
+	}
+	return owners
+}
+
+// committed is the group's position in a partition.
+func (w *world) committed(topic string, partition int) offsets.Position {
+	w.t.Helper()
+	found, err := w.client.Committed(w.ctx, topics.Group(), topic, []int{partition})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	meta, err := offsets.DecodeMetadata(found[partition].Metadata)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return offsets.Position{Offset: found[partition].Offset, Meta: meta}
 }
 
 // read returns all records of a partition.

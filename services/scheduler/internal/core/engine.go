@@ -69,7 +69,7 @@ type shard struct {
 	epoch   int64
 	counter int64 // of the last token in this epoch
 	ids     seen  // settled ids made by the SDK or without a key
-	claims  map[JobID]claim
+	claims  map[JobID]*claim
 }
 
 // New returns an engine without shards, workers or jobs. It reads no clock: every method takes now, which never goes
@@ -139,7 +139,7 @@ func (e *Engine) Attach(now time.Time, id int32, epoch int64) {
 	e.advance(now)
 	sh := e.shards[id]
 	if sh == nil {
-		sh = &shard{epoch: epoch, claims: make(map[JobID]claim)}
+		sh = &shard{epoch: epoch, claims: make(map[JobID]*claim)}
 		e.shards[id] = sh
 	}
 	if epoch > sh.epoch {

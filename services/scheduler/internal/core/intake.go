@@ -49,6 +49,7 @@ func (e *Engine) Offer(now time.Time, j *Job) Verdict {
 	c, inherits := sh.claims[j.ID]
 	if inherits {
 		delete(sh.claims, j.ID)
+		inherits = j.Reported.Before(c.token) // or its end was counted, and its worker does not know
 	}
 	if !inherits {
 		if v, ok := e.divert(t, j, st); ok {

@@ -38,7 +38,8 @@ func (e *Engine) begin(t moment, j *Job, worker string, token Token, l *line, q 
 	if timeout <= 0 {
 		timeout = 5 * time.Minute
 	}
-	j.state, j.started, j.line, j.queue, j.eff = leased, false, l, q, l.prio
+	j.state, j.started, j.recalled, j.aborted = leased, false, false, false
+	j.line, j.queue, j.eff = l, q, l.prio
 	j.lease = lease{
 		token: token, worker: worker, timeout: timeout, start: t, expires: t + e.cfg.TTL,
 		deadline: t + timeout + timeoutGrace, back: p.expectBack(0),
@@ -116,7 +117,7 @@ func (e *Engine) Renew(now time.Time, worker string, tokens []Token) (renewed, l
 	for _, t := range tokens {
 		j := e.leaseOf(worker, t)
 		switch {
-		case j == nil && !e.claimed(at, worker, t), j != nil && j.state == leased && at >= j.lease.deadline:
+		case j == nil && !e.claimed(at, worker, t), j != nil && (j.aborted || j.state == leased && at >= j.lease.deadline):
 			e.lost = append(e.lost, t)
 			continue
 		case j != nil && j.state == leased:
@@ -133,6 +134,9 @@ func (e *Engine) Renew(now time.Time, worker string, tokens []Token) (renewed, l
 func (e *Engine) Done(now time.Time, worker string, r Result) Settlement {
 	t := e.advance(now)
 	j := e.leaseOf(worker, r.Token)
+	if j == nil && e.claimOf(worker, r.Token) != nil {
+		return Settlement{Kind: Repeated, Token: r.Token} // its job was not read yet; the worker repeats the report until it is settled
+	}
 	if j == nil || j.ID != r.JobID {
 		return Settlement{Kind: Refused, Token: r.Token, Reason: ReasonStaleLease}
 	}
@@ -315,10 +319,13 @@ func (e *Engine) Inherit(now time.Time, worker string, id JobID, tok Token, star
 		if _, ok := sh.ids.find(t, id); ok || len(sh.claims) >= maxClaims {
 			return false
 		}
-		sh.claims[id] = claim{worker: worker, token: tok, startedAt: startedAt, until: t + e.cfg.TTL}
+		sh.claims[id] = &claim{worker: worker, token: tok, startedAt: startedAt, until: t + e.cfg.TTL}
 		return true
 	}
 	if j.Shard != tok.Shard {
+		return false
+	}
+	if !j.Reported.Before(tok) {
 		return false
 	}
 	switch j.state {
@@ -349,18 +356,25 @@ func (e *Engine) inherit(t moment, j *Job, worker string, tok Token, startedAt t
 
 // claimed reports whether the token is a former owner's lease whose job was not read yet, and keeps the claim alive.
 func (e *Engine) claimed(t moment, worker string, tok Token) bool {
-	sh := e.shards[tok.Shard]
-	if sh == nil || len(sh.claims) == 0 {
-		return false
+	c := e.claimOf(worker, tok)
+	if c != nil {
+		c.until = t + e.cfg.TTL
 	}
-	for id, c := range sh.claims { // a takeover's first seconds only; bounded by maxClaims
+	return c != nil
+}
+
+// claimOf finds a claim; nil if there is none.
+func (e *Engine) claimOf(worker string, tok Token) *claim {
+	sh := e.shards[tok.Shard]
+	if sh == nil {
+		return nil
+	}
+	for _, c := range sh.claims { // a takeover's first seconds only; bounded by maxClaims
 		if c.token == tok && c.worker == worker {
-			c.until = t + e.cfg.TTL
-			sh.claims[id] = c
-			return true
+			return c
 		}
 	}
-	return false
+	return nil
 }
 
 // Leases is the number of leases that are running or being settled: none when the replica may stop without leaving work behind.

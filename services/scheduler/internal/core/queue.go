@@ -31,6 +31,7 @@ type entry struct {
 	final     bool // its settlement is terminal: Settled forgets it
 	again     bool // has to be moved once more when its copy has arrived
 	recalled  bool // Revoke if not started was sent
+	aborted   bool // its lease ended by the engine, not by a report
 	counted   bool // its bytes are in the memory budget
 	cause     WaitCause
 	eff       Priority // priority it was queued under; the ceiling may have lowered it

@@ -1,5 +1,7 @@
 package core
 
+import "time"
+
 // Record is what the rooms keep of a job's record while the job is in the engine: Job.Record always holds a *Record. The engine never
 // looks at it; intake makes it, api copies Value into the lease, settle copies it into lanes and dead letters.
 //
@@ -12,4 +14,13 @@ type Record struct {
 	Moves         int32  // copies made so far
 	Origin        Home   // where the first record of the job was
 	Moved         bool   // Origin is set: this record is a copy
+}
+
+// Past is what former owners have recorded of a job.
+type Past struct {
+	Settled    bool // it has its outcome
+	Attempts   int32
+	Reported   Token     // as in Job
+	RetryAt    time.Time // zero: at once
+	Quarantine time.Time // as in Job
 }

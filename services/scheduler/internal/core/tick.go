@@ -84,6 +84,7 @@ func (e *Engine) abort(t moment, j *Job, why RevokeReason, text string, reason R
 	if s.Reason == "" {
 		s.Reason = reason
 	}
+	j.aborted = true
 	e.settlements = append(e.settlements, s)
 }
 

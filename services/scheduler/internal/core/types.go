@@ -77,6 +77,7 @@ type Job struct {
 	ReadyAt     time.Time     // not granted before; zero = at once
 	Quarantine  time.Time     // not granted before, unless inherited: the former owner may have granted it; zero = none
 	Attempts    int32         // counted attempts so far; only ever grows
+	Reported    Token         // of the latest attempt whose end former owners have recorded: it is not inherited; zero = none
 	MaxAttempts int32         // 0 = the source's policy
 	RunTimeout  time.Duration // 0 = the source's policy
 	FromLane    bool          // read from a lane: never spilled for its size or rate
@@ -261,7 +262,8 @@ type SettlementKind uint8
 const (
 	// Refused: the token is stale; nothing changed.
 	Refused SettlementKind = iota
-	// Repeated: the same report again while its event is being written; nothing changed.
+	// Repeated: the same report again while its event is being written, or one of an inherited lease whose job was not read yet; nothing
+	// changed, and the worker's next repetition will be answered.
 	Repeated
 	// Succeeded, Dead, Expired are terminal: write Settled, then call Engine.Settled.
 	Succeeded

@@ -28,7 +28,7 @@ type Window interface {
 	// Reset begins a new account at to.
 	Reset(to int64)
 	// History is what former owners recorded of a job.
-	History(id core.JobID, offset int64) (settled bool, attempts int32, retryAt, quarantine time.Time)
+	History(id core.JobID, offset int64) core.Past
 	// Lane says who a lane belongs to, and whether it holds records although it belongs to nobody.
 	Lane() (owner lane.Key, taken, strays bool)
 	// Unread says how many records were fetched and not offered, and their mean size.

@@ -118,12 +118,13 @@ func (r *Reader) admit(ctx context.Context, window Window, m kafka.Message) (*co
 		r.deps.Settler.Park(shardID, m, home, bad)
 		return nil, nil
 	}
-	settled, attempts, retryAt, quarantine := window.History(id, m.Offset)
-	if settled {
+	past := window.History(id, m.Offset)
+	if past.Settled {
 		r.deps.Homes.Complete(shardID, id, home)
 		return nil, nil
 	}
-	job.Attempts, job.ReadyAt, job.Quarantine = max(job.Attempts, attempts), later(job.ReadyAt, retryAt), quarantine
+	job.Attempts, job.ReadyAt = max(job.Attempts, past.Attempts), later(job.ReadyAt, past.RetryAt)
+	job.Reported, job.Quarantine = past.Reported, past.Quarantine
 	if job.FromLane {
 		// A job in a lane that is not its own was written by a replica of enqueue with an old mark, or is in the common lane: it is
 		// judged like one from a priority topic (H36).

@@ -26,13 +26,6 @@ const (
 	fetchWait  = 200 * time.Millisecond
 )
 
-// past is what former owners have recorded of a job.
-type past struct {
-	settled  bool
-	attempts int32
-	retryAt  int64 // Unix nanoseconds; 0 = at once
-}
-
 // outcomeOf is a job that a former owner settled, for the engine's dedupe window.
 type outcomeOf struct {
 	id     core.JobID
@@ -96,9 +89,12 @@ func (s *owned) past(event *logv1.JobEvent, offset, fence int64, needed bool) {
 		}
 		id = core.JobID(parsed)
 		p := s.history[id]
-		p.attempts = max(p.attempts, e.Attempt.GetAttempt().GetNumber())
+		p.Attempts = max(p.Attempts, e.Attempt.GetAttempt().GetNumber())
+		if t := (core.Token{Shard: s.id, Epoch: e.Attempt.GetToken().GetEpoch(), Counter: e.Attempt.GetToken().GetCounter()}); p.Reported.Before(t) {
+			p.Reported = t
+		}
 		if at := e.Attempt.GetRetryAt(); at != nil {
-			p.retryAt = at.AsTime().UnixNano()
+			p.RetryAt = at.AsTime()
 		}
 		s.history[id] = p
 		s.events.add(offset, jobv1.Outcome_OUTCOME_UNSPECIFIED)
@@ -110,10 +106,10 @@ func (s *owned) past(event *logv1.JobEvent, offset, fence int64, needed bool) {
 		id = core.JobID(parsed)
 		p := s.history[id]
 		outcome := e.Settled.GetOutcome()
-		if p.settled {
+		if p.Settled {
 			outcome = jobv1.Outcome_OUTCOME_UNSPECIFIED // the first one counts
 		}
-		p.settled = true
+		p.Settled = true
 		s.history[id] = p
 		s.recent = append(s.recent, outcomeOf{id: id, source: e.Settled.GetSource(), digest: digest(e.Settled.GetPayloadSha256()), at: e.Settled.GetSettledAt().AsTime()})
 		if !needed {

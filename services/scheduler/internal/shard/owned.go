@@ -31,9 +31,9 @@ type owned struct {
 	mu      sync.Mutex
 	lanes   *lane.Table
 	events  events
-	byJob   map[core.JobID][]int64 // events by job, until its record is complete
-	history map[core.JobID]past    // nil once nobody can ask any more
-	recent  []outcomeOf            // settled by former owners; nil once the engine has them
+	byJob   map[core.JobID][]int64   // events by job, until its record is complete
+	history map[core.JobID]core.Past // nil once nobody can ask any more
+	recent  []outcomeOf              // settled by former owners; nil once the engine has them
 }
 
 // windows are the shard's partitions, priorities first.

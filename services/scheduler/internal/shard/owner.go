@@ -94,6 +94,13 @@ func (o *Owner) own(ctx, service context.Context, g *group.Generation) error {
 		}
 		return err
 	}
+	// A commit that says drained must not outlive the first grant: whoever takes over from us would grant again what is running.
+	if err := o.commitAll(ctx, false); err != nil {
+		if ctx.Err() != nil || errors.Is(err, kafka.ErrFenced) {
+			return nil
+		}
+		return err
+	}
 	o.mu.Lock()
 	o.open = true
 	o.mu.Unlock()
@@ -274,7 +281,7 @@ func (o *Owner) take(ctx context.Context, g *group.Generation, id int, positions
 	}
 	s := &owned{
 		id: int32(id), shards: o.total, epoch: fence, since: now, lanes: lane.New(len(g.Partitions(o.cfg.Topics.Spill(), id))),
-		byJob: make(map[core.JobID][]int64), history: make(map[core.JobID]past),
+		byJob: make(map[core.JobID][]int64), history: make(map[core.JobID]core.Past),
 		events: events{next: committed.Offset, counts: counts},
 	}
 	if !committed.Meta.Drained {

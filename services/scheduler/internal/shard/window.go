@@ -106,21 +106,16 @@ func (w *Window) Reset(to int64) {
 	w.dirty = true
 }
 
-// History is what former owners have recorded of the job at offset. settled: it has its outcome, complete the record without running
-// it. Quarantine is until when it must not be granted unless a worker announces that it runs it; zero: at once.
-func (w *Window) History(id core.JobID, offset int64) (settled bool, attempts int32, retryAt, quarantine time.Time) {
+// History is what former owners have recorded of the job at offset, and until when it must not be granted unless a worker announces that
+// it runs it.
+func (w *Window) History(id core.JobID, offset int64) core.Past {
 	w.owned.mu.Lock()
 	defer w.owned.mu.Unlock()
+	past := w.owned.history[id]
 	if offset < w.takeover {
-		quarantine = w.owned.quarantine
+		past.Quarantine = w.owned.quarantine
 	}
-	if h, has := w.owned.history[id]; has {
-		if h.retryAt != 0 {
-			retryAt = time.Unix(0, h.retryAt)
-		}
-		return h.settled, h.attempts, retryAt, quarantine
-	}
-	return false, 0, time.Time{}, quarantine
+	return past
 }
 
 // Lane returns who the lane belongs to, and whether the common or a free lane holds records that somebody has to read.
