@@ -106,27 +106,18 @@ func parsePrivate(data []byte) (ed25519.PrivateKey, error) {
 	return key, nil
 }
 
-// readBounded reads a small file whole. With secret, it refuses one that
-// others than its owner may touch.
-func readBounded(name string, secret bool) ([]byte, error) {
+// readJWKS reads a file of public keys, bounded.
+func readJWKS(name string) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err != nil {
-		return nil, err
-	} else if secret && info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s: mode %04o lets others in, want 0600", name, info.Mode().Perm())
-	}
 	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
-	if err != nil {
-		return nil, err
+	if err == nil && len(data) > maxKeyFile {
+		err = fmt.Errorf("%s: larger than %d bytes", name, maxKeyFile)
 	}
-	if len(data) > maxKeyFile {
-		return nil, fmt.Errorf("%s: larger than %d bytes", name, maxKeyFile)
-	}
-	return data, nil
+	return data, err
 }
 
 // writeWhole replaces a file atomically, readable by its owner only.

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/spillway/spillway/pkg/config"
 )
 
 // Audience is the aud of every token.
@@ -50,7 +52,7 @@ type Signer struct {
 // (re)writes the JWKS beside it. Both files are 0600; dir must exist.
 func OpenSigner(dir string) (*Signer, error) {
 	name := filepath.Join(dir, signingKeyFile)
-	data, err := readBounded(name, true)
+	data, err := config.ReadSecretFile(name)
 	var key ed25519.PrivateKey
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -111,7 +113,7 @@ func (s *Signer) Sign(c Claims, now time.Time) (string, error) {
 // ReadTokenFile reads a token from a file that only its owner may read, as
 // SPILLWAY_TOKEN_FILE names one. White space around it is dropped.
 func ReadTokenFile(name string) (string, error) {
-	data, err := readBounded(name, true)
+	data, err := config.ReadSecretFile(name)
 	if err != nil {
 		return "", fmt.Errorf("token file: %w", err)
 	}

@@ -136,7 +136,7 @@ func (v *Verifier) look(id [sha256.Size]byte, now time.Time) (map[string]ed25519
 // alone.
 func (v *Verifier) load(now time.Time) error {
 	v.looked = now
-	raw, err := readBounded(v.file, false)
+	raw, err := readJWKS(v.file)
 	if err != nil {
 		return err
 	}

@@ -99,7 +99,7 @@ var pkgEdges = map[string][]string{
 	"pkg/kafka/shard":      {"pkg/kafka", "pkg/offsets", "pkg/lifecycle"},
 	"pkg/lifecycle":        {},
 	"pkg/offsets":          {},
-	"pkg/rpc":              {"pkg/telemetry", "pkg/lifecycle"},
+	"pkg/rpc":              {"pkg/config", "pkg/telemetry"},
 	"pkg/rpc/rpctest":      {"pkg/rpc"},
 	"pkg/share":            {},
 	"pkg/status":           {"pkg/kafka", "pkg/envelope"},
