@@ -290,10 +290,6 @@ func TestHoldOrders(t *testing.T) {
 		if after.Sequence() != minute.GetSwitch().GetSequence()+1 {
 			t.Errorf("%d records of an expired switch, want one note", after.Sequence()-minute.GetSwitch().GetSequence())
 		}
-		time.Sleep(25 * time.Hour)
-		if list := w.state.State().Switches(); len(list) > 0 {
-			t.Errorf("a day later still there: %v", list)
-		}
 	})
 }
 

@@ -1,0 +1,59 @@
+package core
+
+import (
+	"testing"
+	"time"
+)
+
+func TestPreview(t *testing.T) {
+	backlogs := []Backlog{
+		{Source: "a", Tenant: "*", Jobs: 1, Bytes: 10}, {Source: "a", Tenant: "t", Jobs: 2, Bytes: 20}, {Source: "b", Tenant: "t", Jobs: 4, Bytes: 40},
+	}
+	for _, c := range []struct {
+		scope       Scope
+		jobs, bytes int64
+		sources     int
+	}{
+		{Scope{Kind: OfSource, Source: "a"}, 3, 30, 1},
+		{Scope{Kind: OfTenant, Tenant: "t"}, 6, 60, 2},
+		{Scope{Kind: OfFlow, Source: "a", Tenant: "t"}, 2, 20, 1},
+		{Scope{Kind: OfSource, Source: "idle"}, 0, 0, 1},
+		{Scope{Kind: OfTenant, Tenant: "idle"}, 0, 0, 0},
+	} {
+		p := PreviewOf(c.scope, backlogs, 5)
+		if p.Jobs != c.jobs || p.Bytes != c.bytes || len(p.Sources) != c.sources {
+			t.Errorf("%+v: got %+v", c.scope, p)
+		}
+		if same, other := PreviewOf(c.scope, backlogs, 5), PreviewOf(c.scope, backlogs, 6); same.Etag != p.Etag || other.Etag == p.Etag {
+			t.Errorf("%+v: etags %q, %q, %q", c.scope, p.Etag, same.Etag, other.Etag)
+		}
+	}
+}
+
+func TestStateOf(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	for want, s := range map[State]Switch{
+		Held: {Verb: Hold}, Blocked: {Verb: Block, Until: now.Add(1)}, Demoted: {Verb: Demote}, Active: {Verb: Hold, Until: now},
+	} {
+		if got := StateOf(s, now); got != want {
+			t.Errorf("%+v: got %v, want %v", s, got, want)
+		}
+	}
+}
+
+func TestOrderTimes(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	for _, c := range []struct {
+		order Order
+		until time.Time
+	}{
+		{Order{Verb: Hold}, now.Add(time.Hour)},
+		{Order{Verb: Hold, TTL: time.Minute}, now.Add(time.Minute)},
+		{Order{Verb: Hold, UntilResumed: true}, time.Time{}},
+		{Order{Verb: Resume}, time.Time{}},
+	} {
+		if s := c.order.Switch(now); !s.Until.Equal(c.until) || !s.At.Equal(now) {
+			t.Errorf("%+v: until %v", c.order, s.Until)
+		}
+	}
+}

@@ -1,0 +1,108 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillway/spillway/services/automation/internal/core"
+)
+
+// log is a control log in memory: a Control that accepts everything once a request id.
+type log struct {
+	switches []core.Switch
+	changes  []core.Change
+	away     error
+}
+
+func (l *log) Ready() error { return nil }
+func (l *log) Source(name string) (core.Source, bool) {
+	return core.Source{Name: name, Revision: 1}, true
+}
+func (l *log) Sources(string, string, int) []core.Source { return nil }
+func (l *log) Switch(core.Scope) (core.Switch, bool)     { return core.Switch{}, false }
+func (l *log) Switches() []core.Switch                   { return l.switches }
+func (l *log) Requested(id string) (sequence int64, ok bool) {
+	for i, c := range l.changes {
+		if c.RequestID == id {
+			return int64(i), true
+		}
+	}
+	return 0, false
+}
+
+func (l *log) Append(_ context.Context, c core.Change) (int64, bool, error) {
+	if l.away != nil {
+		return 0, false, l.away
+	}
+	if at, ok := l.Requested(c.RequestID); ok {
+		return at, true, nil
+	}
+	l.changes = append(l.changes, c)
+	if c.Clear != nil {
+		l.switches = nil
+	}
+	return int64(len(l.changes) - 1), false, nil
+}
+
+// alone is a fleet of nobody.
+type alone struct{ changed chan struct{} }
+
+func (a alone) View() core.View          { return core.View{} }
+func (a alone) Changed() <-chan struct{} { return a.changed }
+func (a alone) Backlogs() []core.Backlog { return nil }
+
+// TestExpiredIsNotedOnceAndRemovedLater: owners go by their own clocks, so the record of an expiry is for the audit; a day later the
+// switch leaves the state.
+func TestExpiredIsNotedOnceAndRemovedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		scope := core.Scope{Kind: core.OfSource, Source: "crm"}
+		l := &log{switches: []core.Switch{
+			{Scope: scope, Verb: core.Hold, Until: time.Now().Add(time.Minute), Sequence: 41},
+		}}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- New(l, alone{}, slog.New(slog.DiscardHandler)).Run(ctx) }()
+		time.Sleep(59 * time.Second)
+		if len(l.changes) > 0 {
+			t.Fatalf("noted too early: %+v", l.changes)
+		}
+		l.away = errors.New("away")
+		time.Sleep(3 * time.Second)
+		l.away = nil
+		time.Sleep(time.Hour)
+		if len(l.changes) != 1 || l.changes[0].Note == nil || l.changes[0].Note.Sequence != 41 || l.changes[0].Actor != system {
+			t.Fatalf("got %+v", l.changes)
+		}
+		time.Sleep(24 * time.Hour)
+		if len(l.changes) != 2 || l.changes[1].Clear == nil || l.changes[1].Expected != 41 {
+			t.Fatalf("got %+v", l.changes)
+		}
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestProofNeedsTime: with no view of the others a switch is proven when no scheduler can grant any more, and not earlier; a caller that
+// leaves earlier gets no proof.
+func TestProofNeedsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		room := New(&log{}, alone{}, slog.New(slog.DiscardHandler))
+		order := core.Order{Scope: core.Scope{Kind: core.OfSource, Source: "crm"}, Verb: core.Hold, Reason: "r"}
+		thrown, err := room.Throw(t.Context(), order)
+		if err != nil || thrown.Proof.Took != core.GrantsEnd {
+			t.Errorf("took %v, %v", thrown.Proof.Took, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), core.GrantsEnd/2)
+		defer cancel()
+		_, err = room.Throw(ctx, order)
+		if refusal := (*core.Refusal)(nil); !errors.As(err, &refusal) || refusal.Reason != core.Unconfirmed {
+			t.Errorf("got %v", err)
+		}
+	})
+}
