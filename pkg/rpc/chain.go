@@ -158,15 +158,15 @@ func (g *gate) validate(m any) error {
 	if err == nil {
 		return nil
 	}
-	if e := Invalid(err); e != nil {
+	if e := invalid(err); e != nil {
 		return e.Err()
 	}
 	return err // a rule that does not compile: INTERNAL, through outward or contain
 }
 
-// Invalid turns a protovalidate error into the refusal that names every field;
-// nil when err is something else. Batches use it item by item.
-func Invalid(err error) *Error {
+// invalid turns a protovalidate error into the refusal that names every field;
+// nil when err is something else.
+func invalid(err error) *Error {
 	var bad *protovalidate.ValidationError
 	if !errors.As(err, &bad) {
 		return nil

@@ -32,10 +32,10 @@ const (
 	// an error text must not become a payload.
 	valueLimit = 1 << 10
 	// seriesLimit is how many label sets one instrument keeps before the rest
-	// is folded into an overflow series: registered sources (10,000 at most)
-	// by a few priorities or outcomes. The default of 2,000 would hide the
-	// source that floods.
-	seriesLimit = 50_000
+	// is folded into an overflow series: 2,000 sources by five priorities, in
+	// about 5 MiB for a histogram. The default of 2,000 would hide the source
+	// that floods.
+	seriesLimit = 10_000
 )
 
 // Setting changes what Setup makes.
