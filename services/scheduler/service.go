@@ -23,6 +23,7 @@ import (
 	schedulerv1 "github.com/spillway/spillway/proto/gen/spillway/scheduler/v1"
 	"github.com/spillway/spillway/services/scheduler/internal/api"
 	"github.com/spillway/spillway/services/scheduler/internal/core"
+	"github.com/spillway/spillway/services/scheduler/internal/core/frame"
 	"github.com/spillway/spillway/services/scheduler/internal/dispatch"
 	"github.com/spillway/spillway/services/scheduler/internal/intake"
 	"github.com/spillway/spillway/services/scheduler/internal/settle"
@@ -132,7 +133,7 @@ func (s *Service) listen() (err error) {
 	if err != nil {
 		return err
 	}
-	handler := api.New(func(who core.Identity, hello core.Hello) (api.Stream, error) {
+	handler := api.New(func(who frame.Identity, hello frame.Hello) (api.Stream, error) {
 		session, err := s.loop.Open(who, hello)
 		if err != nil {
 			return nil, err
@@ -283,9 +284,9 @@ func (s *Service) follow(ctx context.Context) error {
 				return err
 			}
 		}
-		var replicas []core.Replica
+		var replicas []frame.Replica
 		for _, r := range s.others.Live(logv1.ReplicaKind_REPLICA_KIND_SCHEDULER) {
-			replicas = append(replicas, core.Replica{ID: r.Replica, Address: r.Address, Shards: r.Shards})
+			replicas = append(replicas, frame.Replica{ID: r.Replica, Address: r.Address, Shards: r.Shards})
 		}
 		s.loop.SetTopology(replicas)
 		ready := true

@@ -25,27 +25,28 @@ import (
 	"github.com/spillway/spillway/pkg/rpc"
 	"github.com/spillway/spillway/pkg/rpc/rpctest"
 	"github.com/spillway/spillway/services/scheduler/internal/core"
+	"github.com/spillway/spillway/services/scheduler/internal/core/frame"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // room is a Stream that a test drives.
 type room struct {
-	who    core.Identity
-	hello  core.Hello
-	frames chan core.FromWorker
-	out    chan *core.ToWorker
+	who    frame.Identity
+	hello  frame.Hello
+	frames chan frame.FromWorker
+	out    chan *frame.ToWorker
 	done   chan struct{}
 	closed chan struct{}
 	err    error
 }
 
-func (r *room) Receive(f core.FromWorker) error { r.frames <- f; return nil }
-func (r *room) Done() <-chan struct{}           { return r.done }
-func (r *room) Err() error                      { return r.err }
-func (r *room) Close()                          { close(r.closed) }
-func (r *room) Farewell(f core.Farewell)        { r.out <- &core.ToWorker{Farewell: &f} }
-func (r *room) Next(ctx context.Context) (*core.ToWorker, error) {
+func (r *room) Receive(f frame.FromWorker) error { r.frames <- f; return nil }
+func (r *room) Done() <-chan struct{}            { return r.done }
+func (r *room) Err() error                       { return r.err }
+func (r *room) Close()                           { close(r.closed) }
+func (r *room) Farewell(f frame.Farewell)        { r.out <- &frame.ToWorker{Farewell: &f} }
+func (r *room) Next(ctx context.Context) (*frame.ToWorker, error) {
 	select {
 	case f := <-r.out:
 		return f, nil
@@ -59,11 +60,11 @@ func serve(t *testing.T, caller rpc.Caller, refuse error, test func(t *testing.T
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		rooms := make(chan *room, 4)
-		h := New(func(who core.Identity, hello core.Hello) (Stream, error) {
+		h := New(func(who frame.Identity, hello frame.Hello) (Stream, error) {
 			if refuse != nil {
 				return nil, refuse
 			}
-			r := &room{who: who, hello: hello, frames: make(chan core.FromWorker, 16), out: make(chan *core.ToWorker, 1024), done: make(chan struct{}), closed: make(chan struct{})}
+			r := &room{who: who, hello: hello, frames: make(chan frame.FromWorker, 16), out: make(chan *frame.ToWorker, 1024), done: make(chan struct{}), closed: make(chan struct{})}
 			rooms <- r
 			return r, nil
 		}, slog.New(slog.DiscardHandler))
@@ -120,7 +121,7 @@ func TestStreamLife(t *testing.T) {
 		if f := <-r.frames; f.Hello != nil || f.Credit == nil || f.Credit.Free != 4 {
 			t.Fatalf("rest of the first frame: %+v", f)
 		}
-		r.out <- &core.ToWorker{Pass: 2}
+		r.out <- &frame.ToWorker{Pass: 2}
 		if f, err := st.Recv(); err != nil || f.Pass.GetN() != 2 {
 			t.Fatalf("%v %v", f, err)
 		}
@@ -136,10 +137,10 @@ func TestRoomEndsStreamOfWorkerThatDoesNotRead(t *testing.T) {
 		r := <-rooms
 		big := make([]byte, 900<<10)
 		for range 20 {
-			r.out <- &core.ToWorker{Leases: []core.Granted{{Lease: core.Lease{Job: &core.Job{Record: &core.Record{Value: big}}}}}}
+			r.out <- &frame.ToWorker{Leases: []frame.Granted{{Lease: core.Lease{Job: &core.Job{Record: &core.Record{Value: big}}}}}}
 		}
 		synctest.Wait() // the writer is stuck by now
-		r.err = core.ErrSlow
+		r.err = frame.ErrSlow
 		close(r.done)
 		<-r.closed
 		for {
@@ -208,7 +209,7 @@ func TestEveryRefusalHasAStatus(t *testing.T) {
 	for err := range refusals {
 		byText[err.Error()] = err
 	}
-	files, err := filepath.Glob("../core/*.go")
+	files, err := filepath.Glob("../core/frame/*.go")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no files of core: %v", err)
 	}
@@ -265,13 +266,13 @@ func TestFramesKeepTheirParts(t *testing.T) {
 		t.Fatal(err)
 	}
 	switch {
-	case len(f.Latest) != 1 || f.Latest[0] != core.Tag{Priority: core.High, Tag: 1.5}:
+	case len(f.Latest) != 1 || f.Latest[0] != frame.Tag{Priority: core.High, Tag: 1.5}:
 		t.Errorf("tags %v", f.Latest)
 	case len(f.Results) != 1 || f.Results[0].Kind != core.Permanent || f.Results[0].Token != tok || len(f.Results[0].Error) > maxText:
 		t.Errorf("results %v", f.Results)
 	case len(f.Returns) != 1 || f.Returns[0].Reason != core.Draining || f.Returns[0].Tokens[0] != tok || f.Returns[0].Free != 1 || f.Returns[0].Seen != 2:
 		t.Errorf("returns %v", f.Returns)
-	case *f.Credit != core.Credit{Free: 3, Seen: 4} || f.Tickets != 5 || f.Started[0] != tok || f.Renew[0] != tok || !f.Draining:
+	case *f.Credit != frame.Credit{Free: 3, Seen: 4} || f.Tickets != 5 || f.Started[0] != tok || f.Renew[0] != tok || !f.Draining:
 		t.Errorf("frame %+v", f)
 	}
 	if _, err := fromWire(&schedulerv1.WorkRequest{Results: []*schedulerv1.Result{{JobId: "x"}}}); rpc.ReasonOf(err) != rpc.ReasonInvalid {
@@ -279,16 +280,16 @@ func TestFramesKeepTheirParts(t *testing.T) {
 	}
 
 	value := []byte{1, 2, 3}
-	g := core.Granted{Lease: core.Lease{
+	g := frame.Granted{Lease: core.Lease{
 		Job: &core.Job{Record: &core.Record{Value: value, Traceparent: "tp", Tracestate: "ts"}}, Token: tok, Attempt: 2, TTL: time.Second,
 		Priority: core.Bulk, Tag: 2.5, Ticket: true,
 	}, At: time.Unix(9, 0)}
 	g.Waits[core.WaitSpill] = time.Minute
-	m := toWire(&core.ToWorker{
-		Welcome: &core.Welcome{Replica: "r"}, Owned: &core.Owned{Shards: []int32{1}, Epochs: []int64{2}}, Topology: []core.Replica{{ID: "r", Address: "a"}},
-		Bid: &core.Bid{N: 1, Rank: 2, Priority: core.Critical, Tag: 3}, Pass: 4, Leases: []core.Granted{g}, Renewed: []core.Token{tok}, Lost: []core.Token{tok},
+	m := toWire(&frame.ToWorker{
+		Welcome: &frame.Welcome{Replica: "r"}, Owned: &frame.Owned{Shards: []int32{1}, Epochs: []int64{2}}, Topology: []frame.Replica{{ID: "r", Address: "a"}},
+		Bid: &core.Bid{N: 1, Rank: 2, Priority: core.Critical, Tag: 3}, Pass: 4, Leases: []frame.Granted{g}, Renewed: []core.Token{tok}, Lost: []core.Token{tok},
 		Settled: []core.Token{tok}, Refused: []core.Token{tok}, Revokes: []core.Revoke{{Token: tok, Reason: core.RevokeHeld, OnlyIfNotStarted: true}},
-		Farewell: &core.Farewell{Reason: "x", Within: time.Minute},
+		Farewell: &frame.Farewell{Reason: "x", Within: time.Minute},
 	})
 	l := m.Leases[0]
 	switch {

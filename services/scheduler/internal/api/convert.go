@@ -12,6 +12,7 @@ import (
 
 	"github.com/spillway/spillway/pkg/envelope"
 	"github.com/spillway/spillway/services/scheduler/internal/core"
+	"github.com/spillway/spillway/services/scheduler/internal/core/frame"
 )
 
 // maxText is the longest error text that is kept of an attempt (H24).
@@ -36,15 +37,15 @@ var revokeReasons = map[core.RevokeReason]schedulerv1.RevokeReason{
 }
 
 // fromWire translates a frame of a worker. It fails, with a status, on what the rules of the proto cannot say.
-func fromWire(m *schedulerv1.WorkRequest) (core.FromWorker, error) {
-	f := core.FromWorker{Tickets: m.GetTicket().GetN(), Draining: m.Draining != nil, Started: tokens(m.GetStarted()), Renew: tokens(m.GetRenew())}
+func fromWire(m *schedulerv1.WorkRequest) (frame.FromWorker, error) {
+	f := frame.FromWorker{Tickets: m.GetTicket().GetN(), Draining: m.Draining != nil, Started: tokens(m.GetStarted()), Renew: tokens(m.GetRenew())}
 	for _, v := range m.GetV() {
 		if p, ok := priority(v.GetPriority()); ok {
-			f.Latest = append(f.Latest, core.Tag{Priority: p, Tag: v.GetTag()})
+			f.Latest = append(f.Latest, frame.Tag{Priority: p, Tag: v.GetTag()})
 		}
 	}
 	if h := m.GetHello(); h != nil {
-		f.Hello = &core.Hello{
+		f.Hello = &frame.Hello{
 			Worker:  core.Worker{ID: h.GetWorkerId(), Types: h.GetTypes(), Concurrency: h.GetConcurrency()},
 			Version: h.GetVersion(),
 		}
@@ -53,7 +54,7 @@ func fromWire(m *schedulerv1.WorkRequest) (core.FromWorker, error) {
 			if err != nil {
 				return f, invalid("hello.held.job_id", "not a job id")
 			}
-			f.Hello.Held = append(f.Hello.Held, core.HeldLease{JobID: core.JobID(id), Token: token(held.GetToken()), StartedAt: instant(held.GetStartedAt())})
+			f.Hello.Held = append(f.Hello.Held, frame.HeldLease{JobID: core.JobID(id), Token: token(held.GetToken()), StartedAt: instant(held.GetStartedAt())})
 		}
 	}
 	for _, r := range m.GetResults() {
@@ -67,16 +68,16 @@ func fromWire(m *schedulerv1.WorkRequest) (core.FromWorker, error) {
 		})
 	}
 	for _, r := range m.GetReturns() {
-		f.Returns = append(f.Returns, core.Returned{Tokens: tokens(r.GetTokens()), Reason: returnReasons[r.GetReason()], Free: r.GetFree(), Seen: r.GetSeen()})
+		f.Returns = append(f.Returns, frame.Returned{Tokens: tokens(r.GetTokens()), Reason: returnReasons[r.GetReason()], Free: r.GetFree(), Seen: r.GetSeen()})
 	}
 	if c := m.GetCredit(); c != nil {
-		f.Credit = &core.Credit{Free: c.GetFree(), Seen: c.GetSeen()}
+		f.Credit = &frame.Credit{Free: c.GetFree(), Seen: c.GetSeen()}
 	}
 	return f, nil
 }
 
 // toWire translates a frame to a worker.
-func toWire(f *core.ToWorker) *schedulerv1.WorkResponse {
+func toWire(f *frame.ToWorker) *schedulerv1.WorkResponse {
 	m := &schedulerv1.WorkResponse{}
 	if w := f.Welcome; w != nil {
 		m.Welcome = &schedulerv1.Welcome{Replica: w.Replica, Ttl: durationpb.New(w.TTL), RenewEvery: durationpb.New(w.RenewEvery)}
@@ -117,7 +118,7 @@ func toWire(f *core.ToWorker) *schedulerv1.WorkResponse {
 }
 
 // lease carries the record's bytes as they are in the log.
-func lease(g *core.Granted) *schedulerv1.Lease {
+func lease(g *frame.Granted) *schedulerv1.Lease {
 	r := g.Job.Record.(*core.Record) // the intake room's promise, see core.Record
 	l := &schedulerv1.Lease{
 		Job: r.Value, Token: wireToken(g.Token), Attempt: g.Attempt, Ttl: durationpb.New(g.TTL), RunTimeout: durationpb.New(g.RunTimeout),

@@ -11,7 +11,7 @@ import (
 	schedulerv1 "github.com/spillway/spillway/proto/gen/spillway/scheduler/v1"
 
 	"github.com/spillway/spillway/pkg/rpc"
-	"github.com/spillway/spillway/services/scheduler/internal/core"
+	"github.com/spillway/spillway/services/scheduler/internal/core/frame"
 )
 
 // helloWait is how long a caller may hold a stream open without saying who it is.
@@ -20,20 +20,20 @@ const helloWait = 10 * time.Second
 // Stream is one worker's stream as the room behind it sees it. Receive and Next are called from one goroutine each.
 type Stream interface {
 	// Receive applies a frame. An error ends the stream.
-	Receive(core.FromWorker) error
+	Receive(frame.FromWorker) error
 	// Next waits for the next frame to send. An error ends the stream.
-	Next(context.Context) (*core.ToWorker, error)
+	Next(context.Context) (*frame.ToWorker, error)
 	// Done is closed when the stream has to end; Err says why.
 	Done() <-chan struct{}
 	Err() error
 	// Farewell asks the worker to open another stream.
-	Farewell(core.Farewell)
+	Farewell(frame.Farewell)
 	// Close tells that the stream has ended. It may be called after Done.
 	Close()
 }
 
 // Open begins the stream of a worker. It fails with one of core's errors.
-type Open func(core.Identity, core.Hello) (Stream, error)
+type Open func(frame.Identity, frame.Hello) (Stream, error)
 
 // Handler serves WorkerService.
 type Handler struct {
@@ -66,7 +66,7 @@ func (h *Handler) Work(wire schedulerv1.WorkerService_WorkServer) error {
 	if err := admit(caller, first.Hello); err != nil {
 		return err
 	}
-	s, err := h.open(core.Identity{Subject: caller.Subject}, *first.Hello)
+	s, err := h.open(frame.Identity{Subject: caller.Subject}, *first.Hello)
 	if err != nil {
 		return statusOf(err)
 	}
@@ -116,7 +116,7 @@ func (h *Handler) serve(ctx context.Context, caller rpc.Caller, s Stream, frames
 		case err := <-written:
 			return err
 		case <-expired: // S5: the server's chain cuts the stream a minute later
-			s.Farewell(core.Farewell{Reason: "the credential has expired", Within: time.Minute})
+			s.Farewell(frame.Farewell{Reason: "the credential has expired", Within: time.Minute})
 		case <-s.Done():
 			return s.Err()
 		case <-ctx.Done():
@@ -126,7 +126,7 @@ func (h *Handler) serve(ctx context.Context, caller rpc.Caller, s Stream, frames
 }
 
 type received struct {
-	frame core.FromWorker
+	frame frame.FromWorker
 	err   error
 }
 
@@ -163,28 +163,28 @@ func write(ctx context.Context, wire schedulerv1.WorkerService_WorkServer, s Str
 }
 
 // hello waits for the first frame.
-func hello(ctx context.Context, frames <-chan received) (core.FromWorker, error) {
+func hello(ctx context.Context, frames <-chan received) (frame.FromWorker, error) {
 	timer := time.NewTimer(helloWait)
 	defer timer.Stop()
 	select {
 	case r := <-frames:
 		switch {
 		case r.err != nil:
-			return core.FromWorker{}, statusOf(r.err)
+			return frame.FromWorker{}, statusOf(r.err)
 		case r.frame.Hello == nil:
-			return core.FromWorker{}, invalid("hello", "must be in the first frame of a stream")
+			return frame.FromWorker{}, invalid("hello", "must be in the first frame of a stream")
 		}
 		return r.frame, nil
 	case <-timer.C:
-		return core.FromWorker{}, invalid("hello", fmt.Sprintf("no frame within %s", helloWait))
+		return frame.FromWorker{}, invalid("hello", fmt.Sprintf("no frame within %s", helloWait))
 	case <-ctx.Done():
-		return core.FromWorker{}, statusOf(ctx.Err())
+		return frame.FromWorker{}, statusOf(ctx.Err())
 	}
 }
 
 // admit holds a worker to its credential (S16). Grants are not filtered by source, so a credential for some sources only cannot take work
 // at all.
-func admit(caller rpc.Caller, h *core.Hello) error {
+func admit(caller rpc.Caller, h *frame.Hello) error {
 	if caller.Sources != nil {
 		return notAllowed("a worker's credential cannot be limited to sources")
 	}

@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/spillway/spillway/pkg/rpc"
-	"github.com/spillway/spillway/services/scheduler/internal/core"
+	"github.com/spillway/spillway/services/scheduler/internal/core/frame"
 )
 
 // soon is when a worker that was turned away may come again.
@@ -18,12 +18,12 @@ const soon = time.Second
 
 // refusals is what each of core's errors is on the wire.
 var refusals = map[error]rpc.Error{
-	core.ErrNotAllowed:   {Code: codes.PermissionDenied, Reason: rpc.ReasonNotAllowed, Message: "not allowed"},
-	core.ErrTooManySlots: {Code: codes.ResourceExhausted, Reason: rpc.ReasonOverloaded, Message: "this caller's workers have too many slots", Retry: soon},
-	core.ErrReplaced:     {Code: codes.Unavailable, Message: "the worker has a newer stream", Retry: soon},
-	core.ErrSlow:         {Code: codes.ResourceExhausted, Reason: rpc.ReasonOverloaded, Message: "the worker does not read its stream", Retry: soon},
-	core.ErrStopping:     {Code: codes.Unavailable, Message: "this replica stops", Retry: soon},
-	core.ErrClosed:       {Code: codes.Unavailable, Message: "the stream is closed", Retry: soon},
+	frame.ErrNotAllowed:   {Code: codes.PermissionDenied, Reason: rpc.ReasonNotAllowed, Message: "not allowed"},
+	frame.ErrTooManySlots: {Code: codes.ResourceExhausted, Reason: rpc.ReasonOverloaded, Message: "this caller's workers have too many slots", Retry: soon},
+	frame.ErrReplaced:     {Code: codes.Unavailable, Message: "the worker has a newer stream", Retry: soon},
+	frame.ErrSlow:         {Code: codes.ResourceExhausted, Reason: rpc.ReasonOverloaded, Message: "the worker does not read its stream", Retry: soon},
+	frame.ErrStopping:     {Code: codes.Unavailable, Message: "this replica stops", Retry: soon},
+	frame.ErrClosed:       {Code: codes.Unavailable, Message: "the stream is closed", Retry: soon},
 }
 
 // statusOf is the status of an error: nil for a clean end.

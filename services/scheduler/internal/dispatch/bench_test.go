@@ -20,6 +20,7 @@ import (
 	"github.com/spillway/spillway/pkg/worker"
 	"github.com/spillway/spillway/services/scheduler/internal/api"
 	"github.com/spillway/spillway/services/scheduler/internal/core"
+	"github.com/spillway/spillway/services/scheduler/internal/core/frame"
 	"github.com/spillway/spillway/services/scheduler/internal/dispatch"
 )
 
@@ -74,7 +75,7 @@ func BenchmarkEmptyJobs(b *testing.B) {
 	l.loop.Connect(dispatch.Ports{Settler: l, Mover: l, Reader: l, Gate: l, Beat: l})
 	l.loop.Do(func(now time.Time, e *core.Engine) { e.Attach(now, 0, 1) })
 	l.loop.Own(map[int32]int64{0: 1})
-	handler := api.New(func(who core.Identity, hello core.Hello) (api.Stream, error) { return l.loop.Open(who, hello) }, quiet)
+	handler := api.New(func(who frame.Identity, hello frame.Hello) (api.Stream, error) { return l.loop.Open(who, hello) }, quiet)
 	server := grpc.NewServer(grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 		return next(srv, caller{ss, rpc.WithCaller(ss.Context(), rpc.Caller{Subject: "worker"})})
 	}))

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/spillway/spillway/services/scheduler/internal/core"
+	"github.com/spillway/spillway/services/scheduler/internal/core/frame"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -124,17 +125,17 @@ type peer struct {
 	*Session
 	h      *house
 	mu     sync.Mutex
-	frames []*core.ToWorker
+	frames []*frame.ToWorker
 }
 
-func worker(id string, slots int32) core.Hello {
-	return core.Hello{Worker: core.Worker{ID: id, Types: []string{"tag"}, Concurrency: slots}}
+func worker(id string, slots int32) frame.Hello {
+	return frame.Hello{Worker: core.Worker{ID: id, Types: []string{"tag"}, Concurrency: slots}}
 }
 
-var someone = core.Identity{Subject: "someone"}
+var someone = frame.Identity{Subject: "someone"}
 
 // open begins a session that reads all that it is sent and, if it has free slots, says so.
-func (h *house) open(hello core.Hello, free int32) *peer {
+func (h *house) open(hello frame.Hello, free int32) *peer {
 	h.t.Helper()
 	s, err := h.loop.Open(someone, hello)
 	if err != nil {
@@ -152,11 +153,11 @@ func (h *house) open(hello core.Hello, free int32) *peer {
 			p.mu.Unlock()
 		}
 	}()
-	p.receive(core.FromWorker{Credit: &core.Credit{Free: free}})
+	p.receive(frame.FromWorker{Credit: &frame.Credit{Free: free}})
 	return p
 }
 
-func (p *peer) receive(f core.FromWorker) {
+func (p *peer) receive(f frame.FromWorker) {
 	p.h.t.Helper()
 	if err := p.Receive(f); err != nil {
 		p.h.t.Fatal(err)
@@ -164,7 +165,7 @@ func (p *peer) receive(f core.FromWorker) {
 }
 
 // next waits until a frame fits, and forgets it and those before it.
-func (p *peer) next(what string, fits func(*core.ToWorker) bool) *core.ToWorker {
+func (p *peer) next(what string, fits func(*frame.ToWorker) bool) *frame.ToWorker {
 	p.h.t.Helper()
 	for range 1000 {
 		synctest.Wait()
@@ -183,13 +184,13 @@ func (p *peer) next(what string, fits func(*core.ToWorker) bool) *core.ToWorker 
 	return nil
 }
 
-func (p *peer) lease() core.Granted {
+func (p *peer) lease() frame.Granted {
 	p.h.t.Helper()
-	return p.next("lease", func(f *core.ToWorker) bool { return len(f.Leases) > 0 }).Leases[0]
+	return p.next("lease", func(f *frame.ToWorker) bool { return len(f.Leases) > 0 }).Leases[0]
 }
 
 // quiet checks that nothing that fits comes within a time.
-func (p *peer) quiet(d time.Duration, what string, fits func(*core.ToWorker) bool) {
+func (p *peer) quiet(d time.Duration, what string, fits func(*frame.ToWorker) bool) {
 	p.h.t.Helper()
 	time.Sleep(d)
 	synctest.Wait()
@@ -202,8 +203,8 @@ func (p *peer) quiet(d time.Duration, what string, fits func(*core.ToWorker) boo
 	}
 }
 
-func hasLease(f *core.ToWorker) bool { return len(f.Leases) > 0 }
+func hasLease(f *frame.ToWorker) bool { return len(f.Leases) > 0 }
 
-func success(g core.Granted) core.FromWorker {
-	return core.FromWorker{Results: []core.Result{{Token: g.Token, JobID: g.Job.ID, Kind: core.Success}}}
+func success(g frame.Granted) frame.FromWorker {
+	return frame.FromWorker{Results: []core.Result{{Token: g.Token, JobID: g.Job.ID, Kind: core.Success}}}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spillway/spillway/pkg/telemetry"
 	"github.com/spillway/spillway/services/scheduler/internal/core"
+	"github.com/spillway/spillway/services/scheduler/internal/core/frame"
 )
 
 const (
@@ -83,19 +84,19 @@ type Loop struct {
 	bindings map[string]binding  // by worker: whose it is
 	slots    map[string]int32    // by caller: of open sessions
 	shards   map[int32]int64     // owned, with their epochs
-	topology []core.Replica
-	leaving  *core.Farewell // set: no new session
-	holds    []hold         // applied and not acknowledged, oldest first
-	applied  int64          // sequence of the last control state
-	touched  []*Session     // room for pump
-	waiting  []waiting      // in order of time; one for each first answer in an outbox within 50 ms
+	topology []frame.Replica
+	leaving  *frame.Farewell // set: no new session
+	holds    []hold          // applied and not acknowledged, oldest first
+	applied  int64           // sequence of the last control state
+	touched  []*Session      // room for pump
+	waiting  []waiting       // in order of time; one for each first answer in an outbox within 50 ms
 
 	acknowledged atomic.Int64
 }
 
 // binding says to which caller a worker's id belongs while it may hold leases.
 type binding struct {
-	who   core.Identity
+	who   frame.Identity
 	until time.Time // zero: a session is open
 }
 
@@ -270,10 +271,10 @@ func (l *Loop) audit(now time.Time) {
 		s.mu.Unlock()
 		switch {
 		case slow:
-			s.fail(core.ErrSlow)
+			s.fail(frame.ErrSlow)
 		case !s.told && now.After(s.end):
 			s.told = true
-			s.Farewell(core.Farewell{Reason: "the stream is old", Within: time.Minute})
+			s.Farewell(frame.Farewell{Reason: "the stream is old", Within: time.Minute})
 		}
 	}
 	maps.DeleteFunc(l.bindings, func(_ string, b binding) bool { return !b.until.IsZero() && now.After(b.until) })
@@ -285,7 +286,7 @@ func (l *Loop) close() {
 	open := slices.Collect(maps.Values(l.sessions))
 	l.mu.Unlock()
 	for _, s := range open {
-		s.fail(core.ErrStopping)
+		s.fail(frame.ErrStopping)
 	}
 }
 
@@ -330,8 +331,8 @@ func (l *Loop) Own(shards map[int32]int64) {
 }
 
 // owned is what workers are told of the shards, in their order.
-func (l *Loop) owned() *core.Owned {
-	o := &core.Owned{Shards: slices.Sorted(maps.Keys(l.shards))}
+func (l *Loop) owned() *frame.Owned {
+	o := &frame.Owned{Shards: slices.Sorted(maps.Keys(l.shards))}
 	for _, shard := range o.Shards {
 		o.Epochs = append(o.Epochs, l.shards[shard])
 	}
@@ -339,9 +340,9 @@ func (l *Loop) owned() *core.Owned {
 }
 
 // SetTopology tells every worker which replicas there are, if that has changed. The order of replicas does not matter.
-func (l *Loop) SetTopology(replicas []core.Replica) {
+func (l *Loop) SetTopology(replicas []frame.Replica) {
 	replicas = slices.Clone(replicas)
-	slices.SortFunc(replicas, func(a, b core.Replica) int { return compare(a.ID, b.ID) })
+	slices.SortFunc(replicas, func(a, b frame.Replica) int { return compare(a.ID, b.ID) })
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(replicas) == 0 || slices.EqualFunc(l.topology, replicas, sameReplica) {
@@ -359,7 +360,7 @@ func (l *Loop) SetTopology(replicas []core.Replica) {
 func (l *Loop) Drain(reason string, within time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.leaving = &core.Farewell{Reason: reason, Within: within}
+	l.leaving = &frame.Farewell{Reason: reason, Within: within}
 	now := time.Now()
 	for _, s := range l.sessions {
 		s.told = true
@@ -382,7 +383,7 @@ func (l *Loop) Heard(replica string, s []core.Summary) {
 	l.Do(func(now time.Time, e *core.Engine) { e.Heard(now, replica, s) })
 }
 
-func sameReplica(a, b core.Replica) bool {
+func sameReplica(a, b frame.Replica) bool {
 	return a.ID == b.ID && a.Address == b.Address && slices.Equal(a.Shards, b.Shards)
 }
 

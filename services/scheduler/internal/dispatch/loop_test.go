@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"github.com/spillway/spillway/services/scheduler/internal/core"
+	"github.com/spillway/spillway/services/scheduler/internal/core/frame"
 )
 
 func TestJobGoesRound(t *testing.T) {
 	bubble(t, Config{}, func(h *house) {
 		p := h.open(worker("w", 2), 2)
-		f := p.next("welcome", func(f *core.ToWorker) bool { return f.Welcome != nil })
+		f := p.next("welcome", func(f *frame.ToWorker) bool { return f.Welcome != nil })
 		if f.Welcome.Replica != "r0" || f.Welcome.TTL != 20*time.Second || !slices.Equal(f.Owned.Shards, []int32{0}) || f.Owned.Epochs[0] != 7 {
 			t.Fatalf("first frame %+v", f)
 		}
@@ -24,14 +25,14 @@ func TestJobGoesRound(t *testing.T) {
 		if g.Job != job || g.Token.Epoch != 7 || g.Attempt != 1 || g.TTL != 20*time.Second || g.RunTimeout != 5*time.Minute {
 			t.Fatalf("lease %+v", g)
 		}
-		p.receive(core.FromWorker{Started: []core.Token{g.Token}})
+		p.receive(frame.FromWorker{Started: []core.Token{g.Token}})
 		p.receive(success(g))
-		f = p.next("settled", func(f *core.ToWorker) bool { return len(f.Settled) > 0 })
+		f = p.next("settled", func(f *frame.ToWorker) bool { return len(f.Settled) > 0 })
 		if f.Settled[0] != g.Token || !slices.Equal(h.settle.kinds(), []core.SettlementKind{core.Succeeded}) {
 			t.Fatalf("settled %v, %v", f.Settled, h.settle.kinds())
 		}
 		p.receive(success(g)) // again, as a worker does whose Settled was lost
-		f = p.next("refusal", func(f *core.ToWorker) bool { return len(f.Refused) > 0 })
+		f = p.next("refusal", func(f *frame.ToWorker) bool { return len(f.Refused) > 0 })
 		if f.Refused[0] != g.Token || len(h.settle.kinds()) != 1 {
 			t.Fatalf("refused %v, %v", f.Refused, h.settle.kinds())
 		}
@@ -77,20 +78,20 @@ func TestS17LeaseIsBoundToItsWorker(t *testing.T) {
 		h.offer("s")
 		g := a.lease()
 		b.receive(success(g))
-		if f := b.next("refusal", func(f *core.ToWorker) bool { return len(f.Refused) > 0 }); f.Refused[0] != g.Token {
+		if f := b.next("refusal", func(f *frame.ToWorker) bool { return len(f.Refused) > 0 }); f.Refused[0] != g.Token {
 			t.Fatalf("refused %v", f.Refused)
 		}
-		b.receive(core.FromWorker{Renew: []core.Token{g.Token}})
-		b.next("loss", func(f *core.ToWorker) bool { return slices.Contains(f.Lost, g.Token) })
+		b.receive(frame.FromWorker{Renew: []core.Token{g.Token}})
+		b.next("loss", func(f *frame.ToWorker) bool { return slices.Contains(f.Lost, g.Token) })
 		a.Close()
 		hello := worker("a", 1)
-		hello.Held = []core.HeldLease{{JobID: g.Job.ID, Token: g.Token}}
-		if _, err := h.loop.Open(core.Identity{Subject: "thief"}, hello); !errors.Is(err, core.ErrNotAllowed) {
+		hello.Held = []frame.HeldLease{{JobID: g.Job.ID, Token: g.Token}}
+		if _, err := h.loop.Open(frame.Identity{Subject: "thief"}, hello); !errors.Is(err, frame.ErrNotAllowed) {
 			t.Fatalf("another caller took the worker's id: %v", err)
 		}
 		a = h.open(hello, 0)
 		a.receive(success(g))
-		a.next("settled", func(f *core.ToWorker) bool { return slices.Contains(f.Settled, g.Token) })
+		a.next("settled", func(f *frame.ToWorker) bool { return slices.Contains(f.Settled, g.Token) })
 	})
 }
 
@@ -101,14 +102,14 @@ func TestH27UnnamedLeaseGoesBack(t *testing.T) {
 		job := h.offer("s")
 		first := a.lease()
 		again := h.open(worker("a", 1), 1) // while the old stream is still open
-		if err := a.Err(); !errors.Is(err, core.ErrReplaced) {
+		if err := a.Err(); !errors.Is(err, frame.ErrReplaced) {
 			t.Fatalf("the old session ended with %v", err)
 		}
 		second := again.lease()
 		if second.Job != job || !first.Token.Before(second.Token) || second.Attempt != 1 {
 			t.Fatalf("granted again %+v", second.Lease)
 		}
-		if err := a.Receive(success(first)); !errors.Is(err, core.ErrReplaced) {
+		if err := a.Receive(success(first)); !errors.Is(err, frame.ErrReplaced) {
 			t.Fatalf("the old session took a frame: %v", err)
 		}
 	})
@@ -119,10 +120,10 @@ func TestLeaseExpires(t *testing.T) {
 		a := h.open(worker("a", 1), 1)
 		h.offer("s")
 		g := a.lease()
-		a.receive(core.FromWorker{Started: []core.Token{g.Token}})
+		a.receive(frame.FromWorker{Started: []core.Token{g.Token}})
 		time.Sleep(15 * time.Second)
-		a.receive(core.FromWorker{Renew: []core.Token{g.Token}})
-		a.next("renewal", func(f *core.ToWorker) bool { return slices.Contains(f.Renewed, g.Token) })
+		a.receive(frame.FromWorker{Renew: []core.Token{g.Token}})
+		a.next("renewal", func(f *frame.ToWorker) bool { return slices.Contains(f.Renewed, g.Token) })
 		time.Sleep(19 * time.Second)
 		if n := len(h.settle.kinds()); n != 0 {
 			t.Fatalf("%d settlements of a renewed lease", n)
@@ -132,7 +133,7 @@ func TestLeaseExpires(t *testing.T) {
 			t.Fatalf("settlements %v", h.settle.kinds())
 		}
 		a.receive(success(g))
-		a.next("refusal", func(f *core.ToWorker) bool { return slices.Contains(f.Refused, g.Token) })
+		a.next("refusal", func(f *frame.ToWorker) bool { return slices.Contains(f.Refused, g.Token) })
 	})
 }
 
@@ -143,11 +144,11 @@ func TestH6FormerOwnersLeaseIsInherited(t *testing.T) {
 		h.loop.Do(func(_ time.Time, e *core.Engine) { e.Detach(0) })
 		a := h.open(worker("a", 1), 0)
 		old := core.Token{Shard: 0, Epoch: 7, Counter: 9}
-		a.receive(core.FromWorker{Results: []core.Result{{Token: old, Kind: core.Success}}, Renew: []core.Token{old}})
-		a.quiet(time.Second, "answered about a shard of another replica", func(f *core.ToWorker) bool { return len(f.Refused)+len(f.Lost)+len(f.Renewed) > 0 })
+		a.receive(frame.FromWorker{Results: []core.Result{{Token: old, Kind: core.Success}}, Renew: []core.Token{old}})
+		a.quiet(time.Second, "answered about a shard of another replica", func(f *frame.ToWorker) bool { return len(f.Refused)+len(f.Lost)+len(f.Renewed) > 0 })
 
 		h.own(12)
-		a.next("ownership", func(f *core.ToWorker) bool {
+		a.next("ownership", func(f *frame.ToWorker) bool {
 			return f.Owned != nil && len(f.Owned.Shards) == 1 && f.Owned.Epochs[0] == 12
 		})
 		job := &core.Job{
@@ -160,10 +161,10 @@ func TestH6FormerOwnersLeaseIsInherited(t *testing.T) {
 			}
 		})
 		hello := worker("a", 1)
-		hello.Held = []core.HeldLease{{JobID: job.ID, Token: old, StartedAt: time.Now()}}
-		a.receive(core.FromWorker{Hello: &hello})
-		a.receive(core.FromWorker{Results: []core.Result{{Token: old, JobID: job.ID, Kind: core.Success}}})
-		a.next("settled", func(f *core.ToWorker) bool { return slices.Contains(f.Settled, old) })
+		hello.Held = []frame.HeldLease{{JobID: job.ID, Token: old, StartedAt: time.Now()}}
+		a.receive(frame.FromWorker{Hello: &hello})
+		a.receive(frame.FromWorker{Results: []core.Result{{Token: old, JobID: job.ID, Kind: core.Success}}})
+		a.next("settled", func(f *frame.ToWorker) bool { return slices.Contains(f.Settled, old) })
 	})
 }
 
@@ -174,7 +175,7 @@ func TestHoldIsAcknowledgedWhenDecided(t *testing.T) {
 			Switches: []core.Switch{{Scope: core.Scope{Kind: core.ScopeSource, Source: source}, Verb: core.Hold, Sequence: sequence}},
 		}
 	}
-	revoked := func(f *core.ToWorker) bool {
+	revoked := func(f *frame.ToWorker) bool {
 		return len(f.Revokes) > 0 && f.Revokes[0].OnlyIfNotStarted && f.Revokes[0].Reason == core.RevokeHeld
 	}
 	t.Run("started", func(t *testing.T) {
@@ -190,7 +191,7 @@ func TestHoldIsAcknowledgedWhenDecided(t *testing.T) {
 				t.Fatal("acknowledged with a lease undecided")
 			}
 			pokes := h.beat.pokes.Load()
-			a.receive(core.FromWorker{Started: []core.Token{g.Token}})
+			a.receive(frame.FromWorker{Started: []core.Token{g.Token}})
 			if h.loop.Acknowledged() != 5 || h.beat.pokes.Load() == pokes {
 				t.Fatalf("acknowledged %d", h.loop.Acknowledged())
 			}
@@ -207,7 +208,7 @@ func TestHoldIsAcknowledgedWhenDecided(t *testing.T) {
 			h.offer("s")
 			g := a.lease()
 			h.loop.Apply(held(5, "s"))
-			a.receive(core.FromWorker{Returns: []core.Returned{{Tokens: []core.Token{g.Token}, Reason: core.NotStarted, Free: 2, Seen: 1}}})
+			a.receive(frame.FromWorker{Returns: []frame.Returned{{Tokens: []core.Token{g.Token}, Reason: core.NotStarted, Free: 2, Seen: 1}}})
 			if h.loop.Acknowledged() != 5 {
 				t.Fatalf("acknowledged %d", h.loop.Acknowledged())
 			}
@@ -246,15 +247,15 @@ func TestHoldIsAcknowledgedWhenDecided(t *testing.T) {
 func TestS18SlotsOfOneCaller(t *testing.T) {
 	bubble(t, Config{SlotsPerCaller: 10}, func(h *house) {
 		a := h.open(worker("a", 6), 6)
-		if _, err := h.loop.Open(someone, worker("b", 5)); !errors.Is(err, core.ErrTooManySlots) {
+		if _, err := h.loop.Open(someone, worker("b", 5)); !errors.Is(err, frame.ErrTooManySlots) {
 			t.Fatalf("16 slots: %v", err)
 		}
-		if _, err := h.loop.Open(core.Identity{Subject: "another"}, worker("c", 10)); err != nil {
+		if _, err := h.loop.Open(frame.Identity{Subject: "another"}, worker("c", 10)); err != nil {
 			t.Fatal(err)
 		}
 		h.open(worker("a", 10), 0) // in place of its older stream
 		a.Close()
-		if _, err := h.loop.Open(someone, worker("b", 1)); !errors.Is(err, core.ErrTooManySlots) {
+		if _, err := h.loop.Open(someone, worker("b", 1)); !errors.Is(err, frame.ErrTooManySlots) {
 			t.Fatalf("closing a replaced session freed slots: %v", err)
 		}
 	})
@@ -264,7 +265,7 @@ func TestS18SlotsOfOneCaller(t *testing.T) {
 func TestS18CreditIsCapped(t *testing.T) {
 	bubble(t, Config{}, func(h *house) {
 		a := h.open(worker("a", 2), 10_000)
-		a.receive(core.FromWorker{Tickets: 10_000})
+		a.receive(frame.FromWorker{Tickets: 10_000})
 		for range 10 {
 			h.offer("s")
 		}
@@ -290,7 +291,7 @@ func TestWorkerThatDoesNotReadLosesItsStream(t *testing.T) {
 		}
 		time.Sleep(maxStall + 2*auditEvery)
 		<-s.Done()
-		if !errors.Is(s.Err(), core.ErrSlow) {
+		if !errors.Is(s.Err(), frame.ErrSlow) {
 			t.Fatal(s.Err())
 		}
 		s.Close()
@@ -303,16 +304,16 @@ func TestWorkerThatDoesNotReadLosesItsStream(t *testing.T) {
 func TestTopologyGoesOutWhenItChanges(t *testing.T) {
 	bubble(t, Config{}, func(h *house) {
 		a := h.open(worker("a", 1), 1)
-		has := func(n int) func(*core.ToWorker) bool {
-			return func(f *core.ToWorker) bool { return len(f.Topology) == n }
+		has := func(n int) func(*frame.ToWorker) bool {
+			return func(f *frame.ToWorker) bool { return len(f.Topology) == n }
 		}
-		one := core.Replica{ID: "r0", Address: "a:1", Shards: []int32{0}}
-		two := core.Replica{ID: "r1", Address: "b:1"}
-		h.loop.SetTopology([]core.Replica{two, one})
+		one := frame.Replica{ID: "r0", Address: "a:1", Shards: []int32{0}}
+		two := frame.Replica{ID: "r1", Address: "b:1"}
+		h.loop.SetTopology([]frame.Replica{two, one})
 		a.next("topology", has(2))
-		h.loop.SetTopology([]core.Replica{one, two})
+		h.loop.SetTopology([]frame.Replica{one, two})
 		h.loop.SetTopology(nil)
-		a.quiet(time.Second, "topology without a change", func(f *core.ToWorker) bool { return f.Topology != nil })
+		a.quiet(time.Second, "topology without a change", func(f *frame.ToWorker) bool { return f.Topology != nil })
 		b := h.open(worker("b", 1), 1)
 		b.next("topology", has(2))
 	})
@@ -320,7 +321,7 @@ func TestTopologyGoesOutWhenItChanges(t *testing.T) {
 
 func TestOldStreamsAndStopSayFarewell(t *testing.T) {
 	bubble(t, Config{MaxAge: time.Hour}, func(h *house) {
-		farewell := func(f *core.ToWorker) bool { return f.Farewell != nil }
+		farewell := func(f *frame.ToWorker) bool { return f.Farewell != nil }
 		a := h.open(worker("a", 1), 1)
 		time.Sleep(time.Hour + time.Second)
 		a.next("farewell", farewell)
@@ -330,7 +331,7 @@ func TestOldStreamsAndStopSayFarewell(t *testing.T) {
 		if f := b.next("farewell", farewell); f.Farewell.Within != 5*time.Second {
 			t.Fatalf("%+v", f.Farewell)
 		}
-		if _, err := h.loop.Open(someone, worker("c", 1)); !errors.Is(err, core.ErrStopping) {
+		if _, err := h.loop.Open(someone, worker("c", 1)); !errors.Is(err, frame.ErrStopping) {
 			t.Fatalf("a new session while stopping: %v", err)
 		}
 		h.offer("s")
@@ -343,7 +344,7 @@ func TestDrainingWorkerGetsNothing(t *testing.T) {
 		a := h.open(worker("a", 2), 2)
 		h.offer("s")
 		g := a.lease()
-		a.receive(core.FromWorker{Draining: true, Returns: []core.Returned{{Tokens: []core.Token{g.Token}, Reason: core.Draining}}})
+		a.receive(frame.FromWorker{Draining: true, Returns: []frame.Returned{{Tokens: []core.Token{g.Token}, Reason: core.Draining}}})
 		a.quiet(time.Second, "granted to a draining worker", hasLease)
 		b := h.open(worker("b", 1), 1)
 		if again := b.lease(); again.Job != g.Job || again.Attempt != 1 {

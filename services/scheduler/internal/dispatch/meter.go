@@ -9,6 +9,7 @@ import (
 
 	"github.com/spillway/spillway/pkg/telemetry"
 	"github.com/spillway/spillway/services/scheduler/internal/core"
+	"github.com/spillway/spillway/services/scheduler/internal/core/frame"
 )
 
 // maxLabels is how many (source, priority) pairs are told apart; others are "other". The sources are registered ones, but there may be many.
@@ -45,7 +46,7 @@ func newMeter(t *telemetry.Telemetry, log *slog.Logger) *meter {
 }
 
 // granted measures the leases of a frame.
-func (m *meter) granted(ctx context.Context, leases []core.Granted) {
+func (m *meter) granted(ctx context.Context, leases []frame.Granted) {
 	if m == nil || len(leases) == 0 {
 		return
 	}

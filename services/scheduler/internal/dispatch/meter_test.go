@@ -12,6 +12,7 @@ import (
 
 	"github.com/spillway/spillway/pkg/telemetry"
 	"github.com/spillway/spillway/services/scheduler/internal/core"
+	"github.com/spillway/spillway/services/scheduler/internal/core/frame"
 )
 
 // TestQueueWaitIsMeasured and its labels are bounded, however many sources there are (S40).
@@ -20,10 +21,10 @@ func TestQueueWaitIsMeasured(t *testing.T) {
 	provider := metric.NewMeterProvider(metric.WithReader(reader), metric.WithCardinalityLimit(2*maxLabels))
 	m := newMeter(telemetry.New(telemetry.Config{MeterProvider: provider}), slog.New(slog.DiscardHandler))
 	accepted := time.Unix(100, 0)
-	var leases []core.Granted
+	var leases []frame.Granted
 	for i := range maxLabels + 1000 {
 		job := &core.Job{Source: strconv.Itoa(i), AcceptedAt: accepted}
-		leases = append(leases, core.Granted{Lease: core.Lease{Job: job, Priority: core.High}, At: accepted.Add(2 * time.Second)})
+		leases = append(leases, frame.Granted{Lease: core.Lease{Job: job, Priority: core.High}, At: accepted.Add(2 * time.Second)})
 	}
 	m.granted(t.Context(), leases)
 	var got metricdata.ResourceMetrics

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/spillway/spillway/services/scheduler/internal/core"
+	"github.com/spillway/spillway/services/scheduler/internal/core/frame"
 )
 
 const (
@@ -24,16 +25,16 @@ const (
 // outbox is what waits to be written to one worker: frames in order, of which only the last still grows. Its owner is the session's
 // mutex.
 type outbox struct {
-	frames []*core.ToWorker
+	frames []*frame.ToWorker
 	bytes  int       // Σ size of the leases in frames
 	since  time.Time // when the oldest frame began to wait; zero: none waits
 	urgent bool      // there is more in frames than answers that may wait
 }
 
 // last is the frame that still grows.
-func (o *outbox) last(now time.Time) *core.ToWorker {
+func (o *outbox) last(now time.Time) *frame.ToWorker {
 	if len(o.frames) == 0 {
-		o.frames, o.since = append(o.frames, &core.ToWorker{}), now
+		o.frames, o.since = append(o.frames, &frame.ToWorker{}), now
 	}
 	return o.frames[len(o.frames)-1]
 }
@@ -43,7 +44,7 @@ func (o *outbox) last(now time.Time) *core.ToWorker {
 func (o *outbox) bid(now time.Time, b core.Bid) {
 	f := o.last(now)
 	if f.Pass > 0 {
-		f = &core.ToWorker{}
+		f = &frame.ToWorker{}
 		o.frames = append(o.frames, f)
 	}
 	f.Bid = &b
@@ -59,7 +60,7 @@ func (o *outbox) act(now time.Time, a core.Action) {
 	case core.Grant:
 		o.bid(now, a.Bid)
 		f := o.last(now)
-		f.Leases = append(f.Leases, core.Granted{Lease: a.Lease, At: now})
+		f.Leases = append(f.Leases, frame.Granted{Lease: a.Lease, At: now})
 		o.bytes += a.Lease.Job.Size
 	}
 }
@@ -70,7 +71,7 @@ func (o *outbox) over(now time.Time) bool {
 }
 
 // take returns the next frame to write, nil if there is none that must be written now.
-func (o *outbox) take(now time.Time) *core.ToWorker {
+func (o *outbox) take(now time.Time) *frame.ToWorker {
 	if len(o.frames) == 0 || !o.urgent && now.Sub(o.since) < settledWait {
 		return nil
 	}
@@ -94,8 +95,8 @@ func (o *outbox) take(now time.Time) *core.ToWorker {
 }
 
 // split cuts what does not fit one frame off f; nil: all of it fits. What comes first in a frame stays in front.
-func split(f *core.ToWorker) *core.ToWorker {
-	var rest core.ToWorker
+func split(f *frame.ToWorker) *frame.ToWorker {
+	var rest frame.ToWorker
 	cut := false
 	size := 0
 	for i, l := range f.Leases {

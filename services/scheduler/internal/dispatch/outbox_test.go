@@ -8,6 +8,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/spillway/spillway/services/scheduler/internal/core"
+	"github.com/spillway/spillway/services/scheduler/internal/core/frame"
 )
 
 // reader is what a worker knows of one replica, as far as the order of parts matters.
@@ -31,7 +32,7 @@ func (r *reader) act(a core.Action) {
 }
 
 // apply takes a frame's parts in the order of the contract.
-func (r *reader) apply(f *core.ToWorker) {
+func (r *reader) apply(f *frame.ToWorker) {
 	if f.Bid != nil {
 		r.bid = *f.Bid
 	}
@@ -114,7 +115,7 @@ func TestSettledRidesOnTheNextFrame(t *testing.T) {
 		g2 := core.Token{Epoch: 7, Counter: g.Token.Counter + 1}
 		began := time.Now()
 		h.loop.Settled("a", g2)
-		a.next("settled", func(f *core.ToWorker) bool { return slices.Contains(f.Settled, g2) })
+		a.next("settled", func(f *frame.ToWorker) bool { return slices.Contains(f.Settled, g2) })
 		if d := time.Since(began); d < settledWait || d > settledWait+2*tickEvery {
 			t.Fatalf("after %s", d)
 		}

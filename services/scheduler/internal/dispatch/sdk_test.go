@@ -25,6 +25,7 @@ import (
 	"github.com/spillway/spillway/pkg/worker"
 	"github.com/spillway/spillway/services/scheduler/internal/api"
 	"github.com/spillway/spillway/services/scheduler/internal/core"
+	"github.com/spillway/spillway/services/scheduler/internal/core/frame"
 	"github.com/spillway/spillway/services/scheduler/internal/dispatch"
 )
 
@@ -106,7 +107,7 @@ func cluster(t *testing.T, n int, test func(ctx context.Context, network *rpctes
 		ctx, cancel := context.WithCancel(t.Context())
 		var parts sync.WaitGroup
 		var replicas []*replica
-		var topology []core.Replica
+		var topology []frame.Replica
 		var servers []*grpc.Server
 		defer func() {
 			cancel()
@@ -121,7 +122,7 @@ func cluster(t *testing.T, n int, test func(ctx context.Context, network *rpctes
 			r.loop.Connect(dispatch.Ports{Settler: r, Mover: r, Reader: r, Gate: r, Beat: r})
 			r.loop.Do(func(now time.Time, e *core.Engine) { e.Attach(now, r.shard, 1) })
 			r.loop.Own(map[int32]int64{r.shard: 1})
-			handler := api.New(func(who core.Identity, hello core.Hello) (api.Stream, error) {
+			handler := api.New(func(who frame.Identity, hello frame.Hello) (api.Stream, error) {
 				s, err := r.loop.Open(who, hello)
 				if err != nil {
 					return nil, err
@@ -138,7 +139,7 @@ func cluster(t *testing.T, n int, test func(ctx context.Context, network *rpctes
 			parts.Go(func() { server.Serve(listener) })
 			parts.Go(func() { r.loop.Run(ctx) })
 			servers = append(servers, server)
-			replicas, topology = append(replicas, r), append(topology, core.Replica{ID: r.id, Address: rpctest.Target(r.id), Shards: []int32{r.shard}})
+			replicas, topology = append(replicas, r), append(topology, frame.Replica{ID: r.id, Address: rpctest.Target(r.id), Shards: []int32{r.shard}})
 		}
 		for _, r := range replicas {
 			r.all = replicas

@@ -6,13 +6,14 @@ import (
 	"time"
 
 	"github.com/spillway/spillway/services/scheduler/internal/core"
+	"github.com/spillway/spillway/services/scheduler/internal/core/frame"
 )
 
 // Session is the stream of one worker. Receive and Next may be called at the same time, each from one goroutine.
 type Session struct {
 	loop   *Loop
 	worker string
-	who    core.Identity
+	who    frame.Identity
 	slots  int32
 	opened time.Time
 	end    time.Time // when it is asked to open another stream
@@ -40,7 +41,7 @@ func (s *Session) Err() error {
 }
 
 // Next waits for the next frame to write. It fails when the session has ended or ctx has.
-func (s *Session) Next(ctx context.Context) (*core.ToWorker, error) {
+func (s *Session) Next(ctx context.Context) (*frame.ToWorker, error) {
 	for {
 		s.mu.Lock()
 		f, err := s.out.take(time.Now()), s.err
@@ -61,7 +62,7 @@ func (s *Session) Next(ctx context.Context) (*core.ToWorker, error) {
 }
 
 // Farewell asks the worker to open another stream; this one goes on until it has.
-func (s *Session) Farewell(f core.Farewell) {
+func (s *Session) Farewell(f frame.Farewell) {
 	now := time.Now()
 	s.put(now, func(o *outbox) { o.last(now).Farewell = &f })
 }
@@ -84,7 +85,7 @@ func (s *Session) put(now time.Time, change func(*outbox)) {
 	slow := s.out.over(now)
 	s.mu.Unlock()
 	if slow {
-		s.fail(core.ErrSlow)
+		s.fail(frame.ErrSlow)
 		return
 	}
 	wake(s.ready)

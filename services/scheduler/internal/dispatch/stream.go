@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/spillway/spillway/services/scheduler/internal/core"
+	"github.com/spillway/spillway/services/scheduler/internal/core/frame"
 )
 
 // bindingLasts is how long a worker's id stays its caller's after its stream has ended: as long as a lease of it can be alive anywhere
@@ -13,7 +14,7 @@ const bindingLasts = 9 * time.Second
 
 // Open begins the session of a worker, in place of an older one of the same worker. What the worker says it holds is compared with what
 // the engine thinks: leases that it does not name go back, those of a former owner are inherited, others are lost.
-func (l *Loop) Open(who core.Identity, hello core.Hello) (*Session, error) {
+func (l *Loop) Open(who frame.Identity, hello frame.Hello) (*Session, error) {
 	now := time.Now()
 	s := &Session{
 		loop: l, worker: hello.Worker.ID, who: who, slots: hello.Worker.Concurrency, opened: now, ready: make(chan struct{}, 1), done: make(chan struct{}),
@@ -29,15 +30,15 @@ func (l *Loop) Open(who core.Identity, hello core.Hello) (*Session, error) {
 	bound, known := l.bindings[s.worker]
 	switch {
 	case l.leaving != nil:
-		return nil, core.ErrStopping
+		return nil, frame.ErrStopping
 	case known && bound.who != who:
-		return nil, core.ErrNotAllowed
+		return nil, frame.ErrNotAllowed
 	case slots > l.cfg.SlotsPerCaller:
-		return nil, core.ErrTooManySlots
+		return nil, frame.ErrTooManySlots
 	}
 	if old != nil {
 		l.leave(now, old)
-		old.fail(core.ErrReplaced)
+		old.fail(frame.ErrReplaced)
 	}
 	l.sessions[s.worker], l.bindings[s.worker], l.slots[who.Subject] = s, binding{who: who}, slots
 	l.engine.Join(now, hello.Worker)
@@ -55,7 +56,7 @@ func (l *Loop) Open(who core.Identity, hello core.Hello) (*Session, error) {
 	lost := l.inherit(now, s.worker, hello.Held, unknown)
 	s.put(now, func(o *outbox) {
 		f := o.last(now)
-		f.Welcome = &core.Welcome{Replica: l.cfg.Replica, TTL: l.cfg.TTL, RenewEvery: l.cfg.RenewEvery}
+		f.Welcome = &frame.Welcome{Replica: l.cfg.Replica, TTL: l.cfg.TTL, RenewEvery: l.cfg.RenewEvery}
 		f.Owned, f.Topology, f.Lost = l.owned(), l.topology, lost
 	})
 	wake(l.wake)
@@ -63,7 +64,7 @@ func (l *Loop) Open(who core.Identity, hello core.Hello) (*Session, error) {
 }
 
 // inherit makes leases of a former owner the engine's. What is neither owned here nor unknown is left alone.
-func (l *Loop) inherit(now time.Time, worker string, held []core.HeldLease, unknown map[core.Token]bool) (lost []core.Token) {
+func (l *Loop) inherit(now time.Time, worker string, held []frame.HeldLease, unknown map[core.Token]bool) (lost []core.Token) {
 	for _, h := range held {
 		if !unknown[h.Token] {
 			continue
@@ -83,7 +84,7 @@ func (s *Session) Close() {
 		l.leave(time.Now(), s)
 	}
 	l.mu.Unlock()
-	s.fail(core.ErrClosed)
+	s.fail(frame.ErrClosed)
 	wake(l.wake)
 }
 
@@ -98,7 +99,7 @@ func (l *Loop) leave(now time.Time, s *Session) {
 }
 
 // Receive applies a frame of the worker. It fails when the session has ended.
-func (s *Session) Receive(f core.FromWorker) error {
+func (s *Session) Receive(f frame.FromWorker) error {
 	l := s.loop
 	var settlements []core.Settlement
 	var refused, renewed, lost []core.Token
@@ -172,7 +173,7 @@ func (s *Session) Receive(f core.FromWorker) error {
 
 // claim answers a worker's answer to Owned: leases that the engine does not know are inherited, or lost. Unlike at the beginning of a
 // session, what is not named is not given back: it may have been granted while the answer was on its way.
-func (l *Loop) claim(now time.Time, worker string, held []core.HeldLease) (lost []core.Token) {
+func (l *Loop) claim(now time.Time, worker string, held []frame.HeldLease) (lost []core.Token) {
 	tokens := make([]core.Token, 0, len(held))
 	for _, h := range held {
 		if l.owns(h.Token) {

@@ -1,8 +1,12 @@
-package core
+// Package frame is the worker's stream in the core's words: api translates frames from and to the wire, dispatch acts on
+// them. It decides nothing.
+package frame
 
 import (
 	"errors"
 	"time"
+
+	"github.com/spillway/spillway/services/scheduler/internal/core"
 )
 
 // Why a worker's stream is refused or has ended.
@@ -29,28 +33,28 @@ type Identity struct{ Subject string }
 
 // Hello introduces a worker: the first frame of its stream, and again in answer to Owned.
 type Hello struct {
-	Worker  Worker
+	Worker  core.Worker
 	Version string // for people
 	Held    []HeldLease
 }
 
 // HeldLease is a lease that a worker says it holds: its handler runs, or its result is not settled yet.
 type HeldLease struct {
-	JobID     JobID
-	Token     Token
+	JobID     core.JobID
+	Token     core.Token
 	StartedAt time.Time
 }
 
 // Tag is the tag of the latest grant of a priority at a worker.
 type Tag struct {
-	Priority Priority
+	Priority core.Priority
 	Tag      float64
 }
 
 // Returned is leases that a worker gives back.
 type Returned struct {
-	Tokens []Token
-	Reason ReturnReason
+	Tokens []core.Token
+	Reason core.ReturnReason
 	Free   int32
 	Seen   int64
 }
@@ -65,12 +69,12 @@ type Credit struct {
 type FromWorker struct {
 	Latest   []Tag
 	Hello    *Hello
-	Results  []Result
+	Results  []core.Result
 	Returns  []Returned
 	Credit   *Credit
 	Tickets  int32
-	Started  []Token
-	Renew    []Token
+	Started  []core.Token
+	Renew    []core.Token
 	Draining bool
 }
 
@@ -96,7 +100,7 @@ type Replica struct {
 
 // Granted is a lease on its way to a worker.
 type Granted struct {
-	Lease
+	core.Lease
 	At time.Time
 }
 
@@ -111,13 +115,13 @@ type ToWorker struct {
 	Welcome  *Welcome
 	Owned    *Owned
 	Topology []Replica // nil: as before
-	Bid      *Bid
+	Bid      *core.Bid
 	Pass     int32
 	Leases   []Granted
-	Renewed  []Token
-	Lost     []Token
-	Settled  []Token // durable
-	Refused  []Token // STALE_LEASE
-	Revokes  []Revoke
+	Renewed  []core.Token
+	Lost     []core.Token
+	Settled  []core.Token // durable
+	Refused  []core.Token // STALE_LEASE
+	Revokes  []core.Revoke
 	Farewell *Farewell
 }
