@@ -28,6 +28,12 @@ import (
 const (
 	maxHeaders        = 16 << 10 // gRPC's default is 16 MiB
 	maxStreams        = 128      // a connection; a worker needs one a replica
+	// streamWindow is what a request may send before somebody reads it, so a
+	// connection's waiting streams hold 8 MiB at most; a message that is being
+	// read is given the window that it needs. gRPC's own estimate grows to 16 MiB
+	// a stream. connWindow only has to be above what is in flight on the wire.
+	streamWindow      = 64 << 10
+	connWindow        = 1 << 20
 	connectTimeout    = 5 * time.Second
 	minPing           = 10 * time.Second // clients ping every 20 s
 	maxConnectionAge  = 30 * time.Minute
@@ -109,6 +115,8 @@ func NewServer(cfg Config, register func(*grpc.Server)) (*Server, error) {
 		grpc.MaxSendMsgSize(cfg.MaxSend),
 		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connWindow),
 		grpc.ConnectionTimeout(connectTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{

@@ -49,7 +49,8 @@ type taker struct {
 	refuse map[string]*core.Refusal // by source
 }
 
-func (p *taker) Publish(_ context.Context, caller core.Caller, jobs []core.Job) []core.Result {
+func (p *taker) Publish(_ context.Context, caller core.Caller, jobs []core.Job, judged func()) []core.Result {
+	judged()
 	p.caller, p.jobs = caller, append(p.jobs, jobs...)
 	results := make([]core.Result, len(jobs))
 	for i, j := range jobs {

@@ -20,9 +20,9 @@ import (
 const maxBatchBytes = 3 << 20
 
 // Publisher makes jobs durable. Publish returns a result for each job, in order, once its fate is known or ctx has ended; jobs that failed
-// core.Check never get there.
+// core.Check never get there. It calls judged when it holds no job's Record any more, before it waits for the log.
 type Publisher interface {
-	Publish(ctx context.Context, caller core.Caller, jobs []core.Job) []core.Result
+	Publish(ctx context.Context, caller core.Caller, jobs []core.Job, judged func()) []core.Result
 }
 
 // Handler is the EnqueueService.
@@ -41,7 +41,7 @@ func Roles() map[string]rpc.Role {
 
 // Register adds the service to the server.
 func Register(s grpc.ServiceRegistrar, p Publisher) {
-	enqueuev1.RegisterEnqueueServiceServer(s, &Handler{publisher: p})
+	s.RegisterService(describe(), &Handler{publisher: p})
 }
 
 // Enqueue accepts one job.
@@ -51,7 +51,7 @@ func (h *Handler) Enqueue(ctx context.Context, req *enqueuev1.EnqueueRequest) (*
 		return nil, failure(req.GetJob().GetSource(), refusal)
 	}
 	req.Job = nil // the job's Record holds it, for no longer than it is needed
-	r := h.publisher.Publish(ctx, caller(ctx), []core.Job{job})[0]
+	r := h.publisher.Publish(ctx, caller(ctx), []core.Job{job}, func() { judged(ctx) })[0]
 	if r.Refusal != nil {
 		return nil, failure(job.Source, r.Refusal)
 	}
@@ -81,7 +81,7 @@ func (h *Handler) EnqueueBatch(ctx context.Context, req *enqueuev1.EnqueueBatchR
 	// a batch of which one job is accepted would hold its 3 MiB for the price of that one.
 	req.Jobs = nil
 	if len(jobs) > 0 {
-		for n, r := range h.publisher.Publish(ctx, caller(ctx), jobs) {
+		for n, r := range h.publisher.Publish(ctx, caller(ctx), jobs, func() { judged(ctx) }) {
 			if i := places[n]; r.Refusal != nil {
 				items[i] = itemError(jobs[n].Source, r.Refusal)
 			} else {

@@ -35,7 +35,7 @@ func newLocal(control Control, registrar Registrar) *local {
 }
 
 // learn registers what the refused jobs lack and says whether deciding again may end otherwise.
-func (l *local) learn(ctx context.Context, jobs []core.Job, results []core.Result) bool {
+func (l *local) learn(ctx context.Context, jobs []core.Job, results []core.Result, judged func()) bool {
 	type want struct{ source, typ string }
 	var wants []want
 	for i := range results {
@@ -46,6 +46,7 @@ func (l *local) learn(ctx context.Context, jobs []core.Job, results []core.Resul
 	if len(wants) == 0 {
 		return false
 	}
+	judged() // it may take long, and holds more than it says: local mode pays for its convenience
 	ctx, cancel := context.WithTimeout(ctx, learnWithin)
 	defer cancel()
 	learnt := false

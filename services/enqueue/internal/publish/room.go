@@ -126,8 +126,9 @@ func (r *Room) Run(ctx context.Context) error {
 }
 
 // Publish decides about jobs and makes those that it accepts durable. It returns a result for each, in order, when all are known, or when ctx or
-// Deadline ends: what is then still on its way is of unknown fate.
-func (r *Room) Publish(ctx context.Context, caller core.Caller, jobs []core.Job) []core.Result {
+// Deadline ends: what is then still on its way is of unknown fate. It calls judged, once or more, before it waits for the log: from then on
+// the room holds no Record of a job, only bytes that the admission has counted.
+func (r *Room) Publish(ctx context.Context, caller core.Caller, jobs []core.Job, judged func()) []core.Result {
 	results := make([]core.Result, len(jobs))
 	state := r.ports.Control.State()
 	shards := int(state.Config().GetShards())
@@ -145,10 +146,10 @@ func (r *Room) Publish(ctx context.Context, caller core.Caller, jobs []core.Job)
 	now := time.Now()
 	places := make([]core.Placement, len(jobs))
 	r.admit(now, caller, jobs, places, results, func(int) bool { return true })
-	if r.local != nil && r.local.learn(ctx, jobs, results) {
+	if r.local != nil && r.local.learn(ctx, jobs, results, judged) {
 		r.admit(now, caller, jobs, places, results, func(i int) bool { return results[i].Refusal != nil && results[i].Refusal.Unregistered })
 	}
-	r.produce(ctx, now, jobs, places, results)
+	r.produce(ctx, now, jobs, places, results, judged)
 	for i := range results {
 		r.meter.count(ctx, &jobs[i], &places[i], &results[i])
 	}
@@ -188,7 +189,7 @@ func (r *Room) release(job *core.Job) {
 }
 
 // produce writes the records of all accepted jobs and fills in their results.
-func (r *Room) produce(ctx context.Context, now time.Time, jobs []core.Job, places []core.Placement, results []core.Result) {
+func (r *Room) produce(ctx context.Context, now time.Time, jobs []core.Job, places []core.Placement, results []core.Result, judged func()) {
 	f := &flight{results: results, landed: make(chan struct{})}
 	f.left.Store(1) // until everything was sent
 	for i := range jobs {
@@ -214,6 +215,7 @@ func (r *Room) produce(ctx context.Context, now time.Time, jobs []core.Job, plac
 		}
 		f.left.Add(1)
 		if len(jobs) == 1 {
+			judged()
 			finish(r.ports.Producer.Produce(ctx, rec))
 			continue
 		}
@@ -221,6 +223,7 @@ func (r *Room) produce(ctx context.Context, now time.Time, jobs []core.Job, plac
 			finish(0, err)
 		}
 	}
+	judged()
 	f.wait(ctx)
 }
 
