@@ -106,9 +106,6 @@ func TestJobIDCarriesShardAndTime(t *testing.T) {
 			if err != nil || back != id {
 				t.Errorf("ParseJobID(%s) = %s, %v", id, back, err)
 			}
-			if text, _ := id.AppendText(nil); string(text) != id.String() {
-				t.Errorf("AppendText: %s, String: %s", text, id)
-			}
 		}
 	}
 	if got, ok := KeyTime(key); !ok || !got.Equal(at.Add(-time.Minute)) {

@@ -90,13 +90,6 @@ func (id JobID) String() string {
 	return string(text[:])
 }
 
-// AppendText appends the canonical text to b without allocating a string.
-func (id JobID) AppendText(b []byte) ([]byte, error) {
-	var text [36]byte
-	id.encode(&text)
-	return append(b, text[:]...), nil
-}
-
 // Shard is the shard of the job's source, as it was when the job was named.
 func (id JobID) Shard() int {
 	return int(id[6]&0x0f)<<8 | int(id[7])

@@ -5,8 +5,6 @@ import (
 	"path"
 	"slices"
 	"time"
-
-	"google.golang.org/grpc/codes"
 )
 
 // Role is what a credential may do. Methods name the one role that they need.
@@ -46,19 +44,6 @@ func (c Caller) MaySource(source string) bool { return covers(c.Sources, source)
 // MayType tells whether the caller's token covers a type.
 func (c Caller) MayType(typ string) bool { return covers(c.Types, typ) }
 
-// MayActAs tells whether the caller may enqueue as a source: its token covers
-// the source, and the source's principals name it or are exactly ["*"]. An
-// empty list admits nobody.
-func (c Caller) MayActAs(source string, principals []string) bool {
-	if !c.MaySource(source) {
-		return false
-	}
-	if len(principals) == 1 && principals[0] == "*" {
-		return true
-	}
-	return slices.Contains(principals, c.Subject)
-}
-
 func covers(patterns []string, name string) bool {
 	if patterns == nil {
 		return true
@@ -71,13 +56,6 @@ func covers(patterns []string, name string) bool {
 		}
 	}
 	return false
-}
-
-// NotAllowed is the one refusal for a caller that may not act as a source,
-// whether that source is registered, blocked, deleted or never was: it must
-// not become an oracle.
-func NotAllowed() *Error {
-	return &Error{Code: codes.PermissionDenied, Reason: ReasonNotAllowed, Message: "not allowed"}
 }
 
 type callerKey struct{}

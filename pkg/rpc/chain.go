@@ -130,7 +130,7 @@ func (g *gate) admit(ctx context.Context, method string) (*Caller, error) {
 	}
 	// A method that is not in the table cannot be reached: NewServer refused.
 	if role := g.roles[method]; role == "" || !caller.Has(role) {
-		return nil, NotAllowed().Err()
+		return nil, (&Error{Code: codes.PermissionDenied, Reason: ReasonNotAllowed, Message: "not allowed"}).Err()
 	}
 	return &caller, nil
 }

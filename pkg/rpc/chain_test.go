@@ -333,19 +333,3 @@ func TestServicesCallTheirOwnHandlersOnBehalf(t *testing.T) {
 		t.Error("a caller from nowhere")
 	}
 }
-
-func TestCallerMayActAs(t *testing.T) {
-	for _, c := range []struct {
-		sources, principals []string
-		want                bool
-	}{
-		{nil, []string{"svc"}, true}, {nil, []string{"*"}, true}, {nil, nil, false}, {nil, []string{}, false}, {nil, []string{"other"}, false},
-		{nil, []string{"*", "other"}, false}, {nil, []string{"other", "svc"}, true}, {nil, []string{"sv*"}, false},
-		{[]string{"crm-*"}, []string{"*"}, true}, {[]string{"x"}, []string{"*"}, false}, {[]string{}, []string{"*"}, false},
-		{[]string{"x", "crm-autotag"}, []string{"svc"}, true},
-	} {
-		if got := (rpc.Caller{Subject: "svc", Sources: c.sources}).MayActAs("crm-autotag", c.principals); got != c.want {
-			t.Errorf("sources %v, principals %v: %v", c.sources, c.principals, got)
-		}
-	}
-}
