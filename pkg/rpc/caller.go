@@ -38,9 +38,6 @@ type Caller struct {
 // Has tells whether the caller holds a role. Roles do not imply each other.
 func (c Caller) Has(role Role) bool { return slices.Contains(c.Roles, string(role)) }
 
-// MaySource tells whether the caller's token covers a source.
-func (c Caller) MaySource(source string) bool { return covers(c.Sources, source) }
-
 // MayType tells whether the caller's token covers a type.
 func (c Caller) MayType(typ string) bool { return covers(c.Types, typ) }
 

@@ -26,8 +26,8 @@ import (
 // Limits of every server (S31). The sizes that differ between services are in
 // Config.
 const (
-	maxHeaders        = 16 << 10 // gRPC's default is 16 MiB
-	maxStreams        = 128      // a connection; a worker needs one a replica
+	maxHeaders = 16 << 10 // gRPC's default is 16 MiB
+	maxStreams = 128      // a connection; a worker needs one a replica
 	// streamWindow is what a request may send before somebody reads it, so a
 	// connection's waiting streams hold 8 MiB at most; a message that is being
 	// read is given the window that it needs. gRPC's own estimate grows to 16 MiB
