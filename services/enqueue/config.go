@@ -22,7 +22,7 @@ type Config struct {
 	// Payload is the largest payload, in bytes.
 	Payload int `env:"SPILLWAY_ENQUEUE_PAYLOAD" default:"262144" unit:"bytes" doc:"largest payload of a job; at most 900 KiB"`
 	// Inflight bounds the jobs that wait for the log, in bytes.
-	Inflight int64 `env:"SPILLWAY_ENQUEUE_INFLIGHT" default:"33554432" unit:"bytes" doc:"jobs that wait for the log; more are refused with OVERLOADED"`
+	Inflight int64 `env:"SPILLWAY_ENQUEUE_INFLIGHT" default:"25165824" unit:"bytes" doc:"jobs that wait for the log; more are refused with OVERLOADED"`
 	// Keys bounds the memory of idempotency keys, in bytes.
 	Keys int64 `env:"SPILLWAY_ENQUEUE_KEYS" default:"8388608" unit:"bytes" doc:"memory of idempotency keys, to refuse another payload under one"`
 	// Register is the address of automation, in local mode only.

@@ -15,8 +15,8 @@ import (
 // no more than their stream's window in memory. A place is free again when the request's jobs are encoded or refused, long before the log has
 // them: then the admission's budget counts what is left.
 const (
-	// batchesAtOnce bounds EnqueueBatch to 8 × 3 MiB, twice for the message and its bytes: a third of the smallest process.
-	batchesAtOnce = 8
+	// batchesAtOnce bounds EnqueueBatch to 4 × 4 MiB, twice for the message and its bytes: a quarter of the smallest process.
+	batchesAtOnce = 4
 	// singlesAtOnce bounds Enqueue, apart, so that a single job never waits behind batches: 32 × 256 KiB of the largest that is accepted.
 	singlesAtOnce = 32
 	// receivePatience is how long a request may take to arrive before its place goes to another: slow senders hold nobody up, and what they
