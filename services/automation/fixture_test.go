@@ -52,6 +52,8 @@ type world struct {
 	state   *controllog.Follower
 	running sync.WaitGroup
 	conns   []*grpc.ClientConn
+	kill    context.CancelFunc // ends the automation replicas
+	serving context.Context
 
 	sources  automationv1.SourceServiceClient
 	admin    automationv1.SourceAdminServiceClient
@@ -66,6 +68,7 @@ func bubble(t *testing.T, f func(t *testing.T, w *world)) {
 		defer w.running.Wait()
 		defer cancel()
 		w.ctx = ctx
+		w.serving, w.kill = context.WithCancel(ctx)
 		w.broker.Install(t, kafka.Layout{Topics: topics, Shards: shards, Lanes: lanes, Durability: kafka.Single})
 		w.records = produce.New(w.client("test"), produce.Config{})
 		w.state = controllog.NewFollower(w.client("test-control"), topics.Control(), macKey, slog.New(slog.DiscardHandler))
@@ -110,7 +113,7 @@ func (w *world) replica(name string) {
 		w.t.Fatal(err)
 	}
 	w.running.Go(func() {
-		if err := s.Run(w.ctx); err != nil {
+		if err := s.Run(w.serving); err != nil {
 			w.t.Error(name, err)
 		}
 	})

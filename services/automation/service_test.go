@@ -3,6 +3,7 @@ package automation_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math"
 	"slices"
 	"strings"
@@ -16,10 +17,12 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
+	"github.com/spillway/spillway/pkg/kafka"
 	"github.com/spillway/spillway/pkg/kafka/kafkatest"
 	"github.com/spillway/spillway/pkg/rpc"
 	automationv1 "github.com/spillway/spillway/proto/gen/spillway/automation/v1"
 	logv1 "github.com/spillway/spillway/proto/gen/spillway/log/v1"
+	"github.com/spillway/spillway/services/automation"
 )
 
 const (
@@ -459,6 +462,58 @@ func TestFreshStart(t *testing.T) {
 				t.Errorf("proven after %v by nobody's acknowledgement", took)
 			}
 			return
+		}
+	})
+}
+
+// TestBreakGlass: with every automation replica dead a switch is thrown, proven and named in the audit; what automation had thrown stays.
+func TestBreakGlass(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.register("crm")
+		w.register("billing")
+		s0 := w.peer(scheduler, "scheduler-0", 0)
+		if _, err := w.switches.Hold(w.ctx, holdOf("billing")); err != nil {
+			t.Fatal(err)
+		}
+		w.kill()
+		time.Sleep(5 * time.Second)
+		if _, err := w.switches.Hold(w.ctx, holdOf("crm")); status.Code(err) != codes.Unavailable {
+			t.Errorf("automation is dead, and answers %v", err)
+		}
+		access := automation.Access{
+			Log: slog.New(slog.DiscardHandler), MACKey: macKey, Prefix: topics.Prefix, Actor: "break-glass:root",
+			Kafka: func(id string) (*kafka.Client, error) { return kafka.New(w.broker.Config(id, topics.All()...)) },
+		}
+		began := time.Now()
+		err := automation.BreakGlass(w.ctx, access, func(ctx context.Context, s automationv1.SwitchServiceServer) error {
+			res, err := s.Hold(ctx, holdOf("crm"))
+			if err != nil {
+				return err
+			}
+			if acked(res.GetProof()) != "[scheduler-0] silent " || res.GetSwitch().GetActor() != "break-glass:root" {
+				t.Errorf("got %v", res)
+			}
+			_, err = s.Hold(ctx, holdOf("*"))
+			refused(t, "everything", err, rpc.ReasonInvalid)
+			return nil
+		})
+		if err != nil || time.Since(began) > time.Second {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		for _, name := range []string{"crm", "billing"} {
+			if !s0.follow.State().Effective(name, "", time.Now()).Held {
+				t.Errorf("%s is not held", name)
+			}
+		}
+		access.MACKey = []byte("somebody else's key, as long as ours")
+		ctx, cancel := context.WithTimeout(w.ctx, 5*time.Second)
+		defer cancel()
+		err = automation.BreakGlass(ctx, access, func(ctx context.Context, s automationv1.SwitchServiceServer) error {
+			_, err := s.Resume(ctx, &automationv1.ResumeRequest{Scope: onSource("crm"), Reason: "stolen"})
+			return err
+		})
+		if time.Sleep(time.Second); err == nil || !s0.follow.State().Effective("crm", "", time.Now()).Held {
+			t.Errorf("a stranger resumed it: %v", err)
 		}
 	})
 }

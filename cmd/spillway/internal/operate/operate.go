@@ -18,6 +18,7 @@ import (
 
 	"github.com/spillway/spillway/cmd/spillway/internal/exit"
 	"github.com/spillway/spillway/cmd/spillway/internal/locate"
+	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
 	"github.com/spillway/spillway/pkg/rpc"
 )
 
@@ -48,12 +49,7 @@ func (o *options) register(cmd *cobra.Command) {
 
 // call finds automation, and calls f with a connection to it.
 func (o *options) call(cmd *cobra.Command, f func(ctx context.Context, conn *grpc.ClientConn) error) error {
-	switch o.output {
-	case table, json, jsonl:
-	default:
-		return exit.Errorf(exit.Usage, "-o: want table, json or jsonl")
-	}
-	target, err := locate.Find(o.dataDir)
+	target, err := o.find()
 	if err != nil {
 		return err
 	}
@@ -68,6 +64,15 @@ func (o *options) call(cmd *cobra.Command, f func(ctx context.Context, conn *grp
 	ctx, cancel := context.WithTimeout(cmd.Context(), callWithin)
 	defer cancel()
 	return explain(f(ctx, conn))
+}
+
+// find checks the form of output and finds the installation.
+func (o *options) find() (readyfile.File, error) {
+	switch o.output {
+	case table, json, jsonl:
+		return locate.Find(o.dataDir)
+	}
+	return readyfile.File{}, exit.Errorf(exit.Usage, "-o: want table, json or jsonl")
 }
 
 // refused is a refusal in words for people, with the status for the exit code.
@@ -89,9 +94,14 @@ func explain(err error) error {
 		return err
 	}
 	var b strings.Builder
-	b.WriteString(e.Message)
-	for _, v := range e.Violations {
-		fmt.Fprintf(&b, "; %s: %s", v.Field, v.Description)
+	if len(e.Violations) == 0 {
+		b.WriteString(e.Message)
+	}
+	for i, v := range e.Violations {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		fmt.Fprintf(&b, "%s: %s", v.Field, v.Description)
 	}
 	if silent := e.Metadata["replicas"]; silent != "" {
 		fmt.Fprintf(&b, "; silent: %s", silent)

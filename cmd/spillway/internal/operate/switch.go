@@ -53,6 +53,7 @@ func hold() *cobra.Command {
 	var o options
 	var spec automationv1.SwitchSpec
 	var ttl time.Duration
+	var breakGlass bool
 	cmd := &cobra.Command{
 		Use: "hold SCOPE --reason R", Short: "let nothing of it start: new jobs are accepted and wait", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -60,8 +61,8 @@ func hold() *cobra.Command {
 			if cmd.Flags().Changed("ttl") {
 				spec.Ttl = durationpb.New(ttl)
 			}
-			return o.call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
-				res, err := automationv1.NewSwitchServiceClient(conn).Hold(ctx, &automationv1.HoldRequest{Spec: &spec})
+			return o.throw(cmd, breakGlass, func(ctx context.Context, s switcher) error {
+				res, err := s.Hold(ctx, &automationv1.HoldRequest{Spec: &spec})
 				if err != nil {
 					return err
 				}
@@ -77,19 +78,20 @@ func hold() *cobra.Command {
 	f.BoolVar(&spec.ValidateOnly, "preview", false, "tell what it would touch, change nothing")
 	f.StringVar(&spec.RequestId, "request-id", "", "the same id throws the switch once")
 	f.StringVar(&spec.PreviewEtag, "preview-etag", "", "refuse if what it touches has changed since the preview of this etag")
-	cmd.MarkFlagRequired("reason")
+	registerThrow(cmd, &breakGlass)
 	return cmd
 }
 
 func resume() *cobra.Command {
 	var o options
 	var req automationv1.ResumeRequest
+	var breakGlass bool
 	cmd := &cobra.Command{
 		Use: "resume SCOPE --reason R", Short: "end the switch on exactly this scope", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Scope = scope(args[0])
-			return o.call(cmd, func(ctx context.Context, conn *grpc.ClientConn) error {
-				res, err := automationv1.NewSwitchServiceClient(conn).Resume(ctx, &req)
+			return o.throw(cmd, breakGlass, func(ctx context.Context, s switcher) error {
+				res, err := s.Resume(ctx, &req)
 				if err != nil {
 					return err
 				}
@@ -102,8 +104,15 @@ func resume() *cobra.Command {
 	f.StringVar(&req.Reason, "reason", "", "why (required)")
 	f.StringVar(&req.RequestId, "request-id", "", "the same id resumes once")
 	f.Float64Var(&req.RampRate, "rate", 0, "jobs per second to come back with; 0: as the quota allows")
-	cmd.MarkFlagRequired("reason")
+	registerThrow(cmd, &breakGlass)
 	return cmd
+}
+
+// registerThrow adds what hold and resume have in common.
+func registerThrow(cmd *cobra.Command, breakGlass *bool) {
+	cmd.Flags().BoolVar(breakGlass, "break-glass", false, "write the control log directly: for when automation is dead")
+	cmd.Flags().Bool("yes", false, "ask nothing; these verbs never ask, it is for scripts that use all of them alike")
+	cmd.MarkFlagRequired("reason")
 }
 
 func listSwitches() *cobra.Command {
