@@ -182,10 +182,3 @@ func (w *Writer) write(ctx context.Context, s *logv1.Status) error {
 	})
 	return err
 }
-
-// markKey is what a mark is about; tenant "*" is all.
-type markKey struct{ source, jobType, tenant string }
-
-func keyOf(m *logv1.SpillMark) markKey {
-	return markKey{m.GetSource(), m.GetType(), m.GetTenant()}
-}

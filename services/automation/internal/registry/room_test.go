@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +15,7 @@ import (
 
 // log is a control log in memory: a Control that accepts everything once a request id.
 type log struct {
+	mu       sync.Mutex
 	switches []core.Switch
 	changes  []core.Change
 	away     error
@@ -24,8 +27,19 @@ func (l *log) Source(name string) (core.Source, bool) {
 }
 func (l *log) Sources(string, string, int) []core.Source { return nil }
 func (l *log) Switch(core.Scope) (core.Switch, bool)     { return core.Switch{}, false }
-func (l *log) Switches() []core.Switch                   { return l.switches }
+func (l *log) Switches() []core.Switch {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.switches
+}
+
 func (l *log) Requested(id string) (sequence int64, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.find(id)
+}
+
+func (l *log) find(id string) (sequence int64, ok bool) {
 	for i, c := range l.changes {
 		if c.RequestID == id {
 			return int64(i), true
@@ -35,10 +49,12 @@ func (l *log) Requested(id string) (sequence int64, ok bool) {
 }
 
 func (l *log) Append(_ context.Context, c core.Change) (int64, bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.away != nil {
 		return 0, false, l.away
 	}
-	if at, ok := l.Requested(c.RequestID); ok {
+	if at, ok := l.find(c.RequestID); ok {
 		return at, true, nil
 	}
 	l.changes = append(l.changes, c)
@@ -46,6 +62,20 @@ func (l *log) Append(_ context.Context, c core.Change) (int64, bool, error) {
 		l.switches = nil
 	}
 	return int64(len(l.changes) - 1), false, nil
+}
+
+// fail breaks the log, or mends it with nil.
+func (l *log) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.away = err
+}
+
+// written is a copy of the changes so far.
+func (l *log) written() []core.Change {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.changes)
 }
 
 // alone is a fleet of nobody.
@@ -67,19 +97,19 @@ func TestExpiredIsNotedOnceAndRemovedLater(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- New(l, alone{}, slog.New(slog.DiscardHandler)).Run(ctx) }()
 		time.Sleep(59 * time.Second)
-		if len(l.changes) > 0 {
-			t.Fatalf("noted too early: %+v", l.changes)
+		if got := l.written(); len(got) > 0 {
+			t.Fatalf("noted too early: %+v", got)
 		}
-		l.away = errors.New("away")
+		l.fail(errors.New("away"))
 		time.Sleep(3 * time.Second)
-		l.away = nil
+		l.fail(nil)
 		time.Sleep(time.Hour)
-		if len(l.changes) != 1 || l.changes[0].Note == nil || l.changes[0].Note.Sequence != 41 || l.changes[0].Actor != system {
-			t.Fatalf("got %+v", l.changes)
+		if got := l.written(); len(got) != 1 || got[0].Note == nil || got[0].Note.Sequence != 41 || got[0].Actor != system {
+			t.Fatalf("got %+v", got)
 		}
 		time.Sleep(24 * time.Hour)
-		if len(l.changes) != 2 || l.changes[1].Clear == nil || l.changes[1].Expected != 41 {
-			t.Fatalf("got %+v", l.changes)
+		if got := l.written(); len(got) != 2 || got[1].Clear == nil || got[1].Expected != 41 {
+			t.Fatalf("got %+v", got)
 		}
 		stop()
 		if err := <-done; err != nil {
