@@ -196,12 +196,12 @@ func audit(e *Engine) (err error) {
 			c, live := 0, 0
 			for _, p := range l.parts {
 				c += inPart[p]
-				if (p.idx != 0) != (p.queues.len() > 0 && !s.off) {
-					wrong("%s: part with %d queues, source off %v, shown %v", name, p.queues.len(), s.off, p.idx != 0)
+				if (p.idx != 0) != (p.queues.Len() > 0 && !s.off) {
+					wrong("%s: part with %d queues, source off %v, shown %v", name, p.queues.Len(), s.off, p.idx != 0)
 				}
 				if p.idx != 0 {
 					live++
-					if p.class.heaps[l.prio][l.zone].a[p.idx-1] != p {
+					if p.class.heaps[l.prio][l.zone].Items()[p.idx-1] != p {
 						wrong("%s: part not where it says", name)
 					}
 				}

@@ -1,8 +1,14 @@
 package core
 
 import (
+	"fmt"
 	"math/rand/v2"
+	"sort"
+	"strings"
 	"time"
+
+	"github.com/spillway/spillway/services/scheduler/internal/core/dedupe"
+	"github.com/spillway/spillway/services/scheduler/internal/core/heap"
 )
 
 // Config sizes an engine. The zero value of a field means its default.
@@ -29,7 +35,7 @@ type Engine struct {
 	sources map[string]*source
 	jobs    map[JobID]*Job // every job the engine has, and no other (TestModel)
 	bytes   int            // Σ size of queued and waiting jobs, overhead included; ≤ cfg.Memory but for lanes' jobs and retries
-	timers  heap[*timer]
+	timers  heap.Heap[*timer]
 
 	leases     map[Token]*Job // granted or settling; one token a job
 	running    []*Job         // leased, in no order
@@ -67,8 +73,8 @@ type Engine struct {
 // shard is what the engine has of one owned shard.
 type shard struct {
 	epoch   int64
-	counter int64 // of the last token in this epoch
-	ids     seen  // settled ids made by the SDK or without a key
+	counter int64         // of the last token in this epoch
+	ids     dedupe.Window // settled ids made by the SDK or without a key
 	claims  map[JobID]*claim
 }
 
@@ -108,9 +114,9 @@ func (e *Engine) advance(now time.Time) moment {
 	}
 	t := max(e.last, now.Sub(e.start))
 	e.last = t
-	for e.timers.len() > 0 && e.timers.top().at <= t {
-		x := e.timers.top()
-		e.timers.remove(x)
+	for e.timers.Len() > 0 && e.timers.Top().at <= t {
+		x := e.timers.Top()
+		e.timers.Remove(x)
 		switch {
 		case x.src != nil:
 			e.checkSource(t, x.src)
@@ -127,10 +133,10 @@ func (e *Engine) advance(now time.Time) moment {
 
 // wake is when Next should be called again though nothing is told; zero = not before.
 func (e *Engine) wake() time.Time {
-	if e.timers.len() == 0 {
+	if e.timers.Len() == 0 {
 		return time.Time{}
 	}
-	return e.wall(e.timers.top().at)
+	return e.wall(e.timers.Top().at)
 }
 
 // Attach makes the engine the owner of a shard under an epoch: its jobs may be offered. Attaching it again under
@@ -260,4 +266,77 @@ func keep[T any](list []T, ok func(T) bool) []T {
 	}
 	clear(list[len(kept):])
 	return kept
+}
+
+// moment is engine time: since the first now the engine was told. It never goes back.
+type moment = time.Duration
+
+// never is later than every moment.
+const never moment = 1<<63 - 1
+
+// timer wakes one job, source or flow; exactly one of the three is set.
+type timer struct {
+	at   moment
+	idx  int32
+	job  *Job
+	src  *source
+	flow *flow
+}
+
+func (t *timer) Before(u *timer) bool { return t.at < u.at }
+func (t *timer) Slot() *int32         { return &t.idx }
+
+// arm sets the timer, whether or not it was set; never disarms it.
+func (e *Engine) arm(t *timer, at moment) {
+	switch {
+	case at == never:
+		if t.idx != 0 {
+			e.timers.Remove(t)
+		}
+	case t.idx != 0:
+		t.at = at
+		e.timers.Fix(t)
+	default:
+		t.at = at
+		e.timers.Push(t)
+	}
+}
+
+// Dump describes the engine for people; its text is not an interface.
+func (e *Engine) Dump(now time.Time) string {
+	t := e.advance(now)
+	var b strings.Builder
+	fmt.Fprintf(&b, "jobs %d, leases %d, bytes %d, shards %d, sources %d, evicted ids %d\n",
+		len(e.jobs), len(e.leases), e.bytes, len(e.shards), len(e.sources), e.evicted)
+	for _, name := range sortedKeys(e.pools) {
+		p := e.pools[name]
+		fmt.Fprintf(&b, "pool %s: slots %g open %g running %d borrowed %d back %.2f\n",
+			name, p.slots, p.open(), p.run, p.borrowed, p.back())
+		for q := len(p.bands) - 1; q >= 0; q-- {
+			x := &p.bands[q]
+			fmt.Fprintf(&b, "  %-8s floor %g running %g need %.2f keep %.2f v %.3f\n",
+				Priority(q), x.floor, x.running(), x.n, p.k(Priority(q)), x.v)
+		}
+	}
+	for _, name := range sortedKeys(e.sources) {
+		s := e.sources[name]
+		fmt.Fprintf(&b, "source %s: shard %d queued %d running %d off %v held %v\n",
+			name, s.shard, s.queued, s.limit.running, s.off, s.held)
+		for _, l := range s.lines {
+			if l.active > 0 {
+				fmt.Fprintf(&b, "  %s in %s: tag %.3f running %d queued %d lane %d borrower %v for %v\n", l.prio, l.pool.name,
+					l.f, l.run, l.queued, l.lane, l.borrower, max(0, l.borrowEnd-t).Round(time.Millisecond))
+			}
+		}
+	}
+	return b.String()
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
 }

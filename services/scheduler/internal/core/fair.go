@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/spillway/spillway/pkg/share"
+
+	"github.com/spillway/spillway/services/scheduler/internal/core/heap"
 )
 
 // The decision: who is granted next, to which worker, and what to bid for when no slot is open. scheduling.md §6 is the
@@ -67,7 +69,7 @@ func (e *Engine) decide(t moment, p *pool) (Action, bool) {
 		if first.part == nil {
 			break
 		}
-		j := first.part.queues.top().first
+		j := first.part.queues.Top().first
 		if j.expired(e, t) {
 			e.dequeue(t, j)
 			e.expire(t, j)
@@ -181,11 +183,11 @@ func (p *pool) wanted(ch choice) int32 {
 	h := &ch.part.class.heaps[l.prio]
 	n := float64(l.queued)
 	if l.zone == within {
-		n = min(n, math.Floor(p.fair(l))-float64(l.run)) + float64(h[within].len()-1)
+		n = min(n, math.Floor(p.fair(l))-float64(l.run)) + float64(h[within].Len()-1)
 	} else {
 		s := p.slots - p.k(l.prio)
 		n = min(n, math.Ceil(p.bands[l.prio].level*l.src.weight)-float64(l.run), max(1, s-p.allBorrowed()))
-		n += float64(h[within].len())
+		n += float64(h[within].Len())
 	}
 	return int32(max(0, min(n, p.slots)-float64(ch.part.class.open())))
 }
@@ -218,22 +220,22 @@ func (p *pool) rank() {
 func (p *pool) best(t moment, c *class) choice {
 	for _, r := range p.ranked {
 		h := &c.heaps[r.prio]
-		if h[within].len()+h[over].len() == 0 {
+		if h[within].Len()+h[over].Len() == 0 {
 			continue
 		}
 		p.sift(t, h, r.prio)
 		tight := p.tight(r)
 		var w, o *part
-		if h[within].len() > 0 && (r.rank <= 1 || !tight) {
-			w = h[within].top()
+		if h[within].Len() > 0 && (r.rank <= 1 || !tight) {
+			w = h[within].Top()
 		}
-		if h[over].len() > 0 && !tight && p.room(r.prio) {
-			o = h[over].top()
+		if h[over].Len() > 0 && !tight && p.room(r.prio) {
+			o = h[over].Top()
 		}
 		switch {
 		case w == nil && o == nil:
 			continue
-		case w == nil || o != nil && o.before(w):
+		case w == nil || o != nil && o.Before(w):
 			return choice{part: o, rank: r.rank}
 		}
 		return choice{part: w, rank: r.rank}
@@ -242,20 +244,20 @@ func (p *pool) best(t moment, c *class) choice {
 }
 
 // sift makes the tops of both heaps belong there: a line whose fair share shrank is over, one over its level is full.
-func (p *pool) sift(t moment, h *[zones]heap[*part], q Priority) {
-	for h[within].len() > 0 {
-		l := h[within].top().line
+func (p *pool) sift(t moment, h *[zones]heap.Heap[*part], q Priority) {
+	for h[within].Len() > 0 {
+		l := h[within].Top().line
 		if l.fit() == within {
 			break
 		}
 		l.rezone(over)
 	}
-	if h[over].len() == 0 {
+	if h[over].Len() == 0 {
 		return
 	}
 	b := &p.bands[q]
-	for h[over].len() > 0 {
-		l := h[over].top().line
+	for h[over].Len() > 0 {
+		l := h[over].Top().line
 		if l.fit() == within {
 			l.rezone(within)
 			continue
@@ -294,8 +296,8 @@ func (p *pool) least(q Priority) (tag float64, ok bool) {
 func (p *pool) ownLeast(q Priority) (tag float64, ok bool) {
 	for _, c := range p.classes {
 		for z := range c.heaps[q] {
-			if h := &c.heaps[q][z]; h.len() > 0 && (!ok || h.top().line.f < tag) {
-				tag, ok = h.top().line.f, true
+			if h := &c.heaps[q][z]; h.Len() > 0 && (!ok || h.Top().line.f < tag) {
+				tag, ok = h.Top().line.f, true
 			}
 		}
 	}
@@ -305,7 +307,7 @@ func (p *pool) ownLeast(q Priority) (tag float64, ok bool) {
 // grant makes the lease, charges for it, and takes the slot.
 func (e *Engine) grant(t moment, p *pool, ch choice, w *worker, ticket bool) Action {
 	part, l := ch.part, ch.part.line
-	q := part.queues.top()
+	q := part.queues.Top()
 	j := q.first
 	e.dequeue(t, j)
 	j.book(e, t)

@@ -43,7 +43,7 @@ func (e *Engine) Offer(now time.Time, j *Job) Verdict {
 	if j.ID.madeBySDK() {
 		ids = &sh.ids
 	}
-	if digest, ok := ids.find(t, j.ID); ok {
+	if digest, ok := ids.Find(t, j.ID); ok {
 		return e.duplicate(p, j, digest, ReasonSettled)
 	}
 	c, inherits := sh.claims[j.ID]
@@ -74,6 +74,10 @@ func (e *Engine) Offer(now time.Time, j *Job) Verdict {
 	switch at, cause := j.readyAt(e, t); {
 	case inherits:
 		e.inherit(t, j, c.worker, c.token, c.startedAt)
+		if c.result != nil {
+			j.lease.start = max(j.lease.start, t-c.result.Ran) // it does not run any more
+			e.settlements = append(e.settlements, e.finish(t, j, *c.result))
+		}
 	case at > t:
 		e.wait(t, j, at, cause)
 	default:
@@ -100,7 +104,7 @@ func (e *Engine) remember(t moment, sh *shard, s *source, id JobID, digest uint3
 		keys, window, budget = &sh.ids, sdkWindow, sdkBytes
 	}
 	if until := at + min(window, time.Hour); until > t {
-		e.evicted += keys.add(t, id, digest, until, budget)
+		e.evicted += keys.Add(t, id, digest, until, budget)
 	}
 }
 
@@ -153,7 +157,7 @@ func (e *Engine) divert(t moment, j *Job, st *strand) (Verdict, bool) {
 		}
 	case j.FromLane:
 		return Verdict{}, false
-	case p.whole || st.spilling:
+	case (p.whole || st.spilling) && !j.Common:
 		return Verdict{Kind: Spill, Reason: ReasonSpilling}, true
 	case s.limit.delayed(t, s.queued), f.limit.delayed(t, f.queued):
 		why = ReasonOverRate

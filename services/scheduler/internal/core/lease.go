@@ -134,8 +134,9 @@ func (e *Engine) Renew(now time.Time, worker string, tokens []Token) (renewed, l
 func (e *Engine) Done(now time.Time, worker string, r Result) Settlement {
 	t := e.advance(now)
 	j := e.leaseOf(worker, r.Token)
-	if j == nil && e.claimOf(worker, r.Token) != nil {
-		return Settlement{Kind: Repeated, Token: r.Token} // its job was not read yet; the worker repeats the report until it is settled
+	if c := e.claimOf(worker, r.Token); j == nil && c != nil {
+		c.result, c.until = &r, t+reportKept
+		return Settlement{Kind: Repeated, Token: r.Token}
 	}
 	if j == nil || j.ID != r.JobID {
 		return Settlement{Kind: Refused, Token: r.Token, Reason: ReasonStaleLease}
@@ -301,7 +302,12 @@ type claim struct {
 	token     Token
 	startedAt time.Time
 	until     moment
+	result    *Result // the worker has reported already
 }
+
+// reportKept is how long the report of a claimed lease waits for its job to be read, be it from a lane that quarantined jobs hold up. Without
+// it the job would run again.
+const reportKept = time.Hour
 
 // maxClaims bounds what workers can make the engine remember; beyond it the job waits out its quarantine.
 const maxClaims = 1 << 14
@@ -316,8 +322,11 @@ func (e *Engine) Inherit(now time.Time, worker string, id JobID, tok Token, star
 	}
 	j := e.jobs[id]
 	if j == nil {
-		if _, ok := sh.ids.find(t, id); ok || len(sh.claims) >= maxClaims {
+		if _, ok := sh.ids.Find(t, id); ok || len(sh.claims) >= maxClaims {
 			return false
+		}
+		if c := sh.claims[id]; c != nil && c.token == tok && c.worker == worker {
+			return true
 		}
 		sh.claims[id] = &claim{worker: worker, token: tok, startedAt: startedAt, until: t + e.cfg.TTL}
 		return true
@@ -358,7 +367,7 @@ func (e *Engine) inherit(t moment, j *Job, worker string, tok Token, startedAt t
 func (e *Engine) claimed(t moment, worker string, tok Token) bool {
 	c := e.claimOf(worker, tok)
 	if c != nil {
-		c.until = t + e.cfg.TTL
+		c.until = max(c.until, t+e.cfg.TTL)
 	}
 	return c != nil
 }
@@ -375,6 +384,17 @@ func (e *Engine) claimOf(worker string, tok Token) *claim {
 		}
 	}
 	return nil
+}
+
+// Busy reports whether a lease of the shard is running, being settled, or announced by a worker.
+func (e *Engine) Busy(shard int32) bool {
+	for t := range e.leases {
+		if t.Shard == shard {
+			return true
+		}
+	}
+	sh := e.shards[shard]
+	return sh != nil && len(sh.claims) > 0
 }
 
 // Leases is the number of leases that are running or being settled: none when the replica may stop without leaving work behind.

@@ -122,8 +122,8 @@ func (p *pool) relevel(t moment, q Priority) {
 // release puts the lines of the full zone back where they are looked at.
 func (p *pool) release(q Priority) {
 	for _, c := range p.classes {
-		for h := &c.heaps[q][full]; h.len() > 0; {
-			h.top().line.rezone(over)
+		for h := &c.heaps[q][full]; h.Len() > 0; {
+			h.Top().line.rezone(over)
 		}
 	}
 }
@@ -193,7 +193,7 @@ func (p *pool) measure(t moment) {
 	for q := range p.bands {
 		for _, c := range p.classes {
 			for _, z := range [...]int{over, full} {
-				for _, part := range c.heaps[q][z].a {
+				for _, part := range c.heaps[q][z].Items() {
 					part.line.lend(t, true)
 				}
 			}
@@ -222,6 +222,32 @@ func (p *pool) measure(t moment) {
 
 // decay is the weight of a sample that stands for dt in an average over span.
 func decay(dt, span time.Duration) float64 { return 1 - math.Exp(-float64(dt)/float64(span)) }
+
+// Summary is what one replica tells the others of one pool.
+type Summary struct {
+	Pool       string // the pool's lexically smallest type
+	Priorities [Priorities]PriorityLoad
+	Borrowed   int32      // slots held by borrowers
+	C          float64    // borrowed slots expected back within 2 ms
+	C0         float64    // other slots expected back within 2 ms
+	Borrowers  []Borrower // own sources beyond their fair share
+}
+
+// PriorityLoad is one priority's part of a Summary.
+type PriorityLoad struct {
+	Mean, Variance float64 // of the slots that sources within their share need
+	Running        int32   // unsettled leases
+	ActiveWeight   float64 // of sources with work in the last 10 s; a source's weight ÷ 100
+	Queued         bool    // whether LeastTag means something
+	LeastTag       float64
+}
+
+// Borrower is a source beyond its fair share.
+type Borrower struct {
+	Demand   float64 // min(running + queued, slots of the pool)
+	Weight   float64
+	Priority Priority
+}
 
 // Summary is what the other replicas must know, one a pool that has work or workers. Pools are sorted by name.
 func (e *Engine) Summary(now time.Time) []Summary {

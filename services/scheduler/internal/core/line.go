@@ -88,12 +88,12 @@ func (e *Engine) dequeue(t moment, j *Job) {
 // show makes a queue's jobs grantable as far as its flow is concerned.
 func (e *Engine) show(t moment, q *queue) {
 	p := q.part
-	if p.queues.len() > 0 {
-		q.tag = max(q.tag, p.queues.top().tag)
+	if p.queues.Len() > 0 {
+		q.tag = max(q.tag, p.queues.Top().tag)
 	} else {
 		q.tag = max(q.tag, p.v)
 	}
-	p.queues.push(q)
+	p.queues.Push(q)
 	p.line.queued += q.n
 	if p.idx == 0 && !p.line.src.off {
 		p.show()
@@ -102,9 +102,9 @@ func (e *Engine) show(t moment, q *queue) {
 
 func (e *Engine) hide(t moment, q *queue) {
 	p := q.part
-	p.queues.remove(q)
+	p.queues.Remove(q)
 	p.line.queued -= q.n
-	if p.queues.len() == 0 && p.idx != 0 {
+	if p.queues.Len() == 0 && p.idx != 0 {
 		p.hide()
 	}
 }
@@ -122,89 +122,12 @@ func (p *part) show() {
 		l.zone = l.fit()
 	}
 	l.live++
-	p.class.heaps[l.prio][l.zone].push(p)
+	p.class.heaps[l.prio][l.zone].Push(p)
 }
 
 func (p *part) hide() {
-	p.class.heaps[p.line.prio][p.line.zone].remove(p)
+	p.class.heaps[p.line.prio][p.line.zone].Remove(p)
 	p.line.live--
-}
-
-// turn takes a source off or puts it on again, with all its parts.
-func (e *Engine) turn(t moment, s *source, off bool, cause WaitCause) {
-	if off {
-		s.cause = cause
-	}
-	if s.off == off {
-		return
-	}
-	s.off, s.offAt = off, t
-	for _, l := range s.lines {
-		for _, p := range l.parts {
-			switch {
-			case off && p.idx != 0:
-				p.hide()
-			case !off && p.idx == 0 && p.queues.len() > 0:
-				p.show()
-			}
-		}
-		e.worked(t, l)
-		e.touch(l.pool)
-	}
-}
-
-// turnFlow takes a flow off or puts it on again, with all its queues.
-func (e *Engine) turnFlow(t moment, f *flow, off bool, cause WaitCause) {
-	if off {
-		f.cause = cause
-	}
-	if f.off == off {
-		return
-	}
-	f.off, f.offAt = off, t
-	for _, q := range f.queues {
-		switch {
-		case off && q.idx != 0:
-			e.hide(t, q)
-		case !off && q.idx == 0 && q.n > 0:
-			e.show(t, q)
-		}
-		e.worked(t, q.part.line)
-		e.touch(q.part.line.pool)
-	}
-}
-
-// check takes a source and a flow off while their quota lets nothing start, and puts them on when it does again.
-func (e *Engine) check(t moment, f *flow) {
-	s := f.src
-	e.checkSource(t, s)
-	at, cause := f.limit.ready(t)
-	switch {
-	case f.held:
-		e.turnFlow(t, f, true, WaitHold)
-		at = never
-	case at > t:
-		e.turnFlow(t, f, true, cause)
-	default:
-		e.turnFlow(t, f, false, cause)
-		at = never
-	}
-	e.arm(&f.timer, at)
-}
-
-func (e *Engine) checkSource(t moment, s *source) {
-	at, cause := s.limit.ready(t)
-	switch {
-	case s.held:
-		e.turn(t, s, true, WaitHold)
-		at = never
-	case at > t:
-		e.turn(t, s, true, cause)
-	default:
-		e.turn(t, s, false, cause)
-		at = never
-	}
-	e.arm(&s.timer, at)
 }
 
 // charge moves a line's tag by d worker-seconds and its flow's with it; d < 0 gives back.
@@ -212,12 +135,12 @@ func (l *line) charge(q *queue, d float64) {
 	l.f += d / l.src.weight
 	for _, p := range l.parts {
 		if p.idx != 0 {
-			p.class.heaps[l.prio][l.zone].fix(p)
+			p.class.heaps[l.prio][l.zone].Fix(p)
 		}
 	}
 	q.tag += d
 	if q.idx != 0 {
-		q.part.queues.fix(q)
+		q.part.queues.Fix(q)
 	}
 }
 
@@ -237,8 +160,8 @@ func (l *line) rezone(z uint8) {
 	for _, p := range l.parts {
 		if p.idx != 0 {
 			h := &p.class.heaps[l.prio]
-			h[l.zone].remove(p)
-			h[z].push(p)
+			h[l.zone].Remove(p)
+			h[z].Push(p)
 		}
 	}
 	l.zone = z
@@ -406,5 +329,34 @@ func (e *Engine) resortSource(t moment, s *source) {
 	for _, pr := range s.pairs {
 		pr.laneLine = nil
 		e.countLane(t, pr)
+	}
+}
+
+func (e *Engine) poolOf(g *group) *pool { return e.kinds[g.types[0]].pool }
+
+// kindOf returns a type, alone in a pool if it is new.
+func (e *Engine) kindOf(name string) *kind {
+	k := e.kinds[name]
+	if k == nil {
+		k = &kind{name: name, class: &class{}}
+		k.pool = e.newPool(name)
+		k.pool.kinds, k.pool.classes = []*kind{k}, []*class{k.class}
+		e.kinds[name] = k
+	}
+	return k
+}
+
+func (e *Engine) newPool(name string) *pool {
+	p := &pool{name: name, reserve: e.cfg.Reserve}
+	p.refresh()
+	e.pools[name] = p
+	return p
+}
+
+// touch puts the pool on the list of those that Next looks at.
+func (e *Engine) touch(p *pool) {
+	if !p.dirty {
+		p.dirty = true
+		e.dirty = append(e.dirty, p)
 	}
 }

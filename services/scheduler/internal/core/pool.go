@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/spillway/spillway/services/scheduler/internal/core/heap"
 )
 
 // kind is a job type. Types that some worker announces together are in one pool; types that exactly the same
@@ -19,12 +21,12 @@ type kind struct {
 // class is the types that the same groups of workers run: its parts are comparable by tag alone.
 type class struct {
 	groups []*group
-	heaps  [Priorities][zones]heap[*part] // what may run now, but for lending
+	heaps  [Priorities][zones]heap.Heap[*part] // what may run now, but for lending
 }
 
 func (c *class) parts(p Priority) int {
 	h := &c.heaps[p]
-	return h[within].len() + h[over].len() + h[full].len()
+	return h[within].Len() + h[over].Len() + h[full].Len()
 }
 
 func (c *class) empty() bool {
@@ -150,14 +152,6 @@ func (p *pool) open() float64 {
 		n += g.open + g.tickets
 	}
 	return float64(n)
-}
-
-// touch puts the pool on the list of those that Next looks at.
-func (e *Engine) touch(p *pool) {
-	if !p.dirty {
-		p.dirty = true
-		e.dirty = append(e.dirty, p)
-	}
 }
 
 // setOpen keeps the group's sums and lists in step with the worker's free slots.
@@ -329,27 +323,6 @@ func (e *Engine) Latest(now time.Time, id string, prio Priority, tag float64) {
 	if w := e.workers[id]; w != nil && prio < Priorities && !math.IsNaN(tag) && !math.IsInf(tag, 0) {
 		e.poolOf(w.group).bands[prio].v = tag
 	}
-}
-
-func (e *Engine) poolOf(g *group) *pool { return e.kinds[g.types[0]].pool }
-
-// kindOf returns a type, alone in a pool if it is new.
-func (e *Engine) kindOf(name string) *kind {
-	k := e.kinds[name]
-	if k == nil {
-		k = &kind{name: name, class: &class{}}
-		k.pool = e.newPool(name)
-		k.pool.kinds, k.pool.classes = []*kind{k}, []*class{k.class}
-		e.kinds[name] = k
-	}
-	return k
-}
-
-func (e *Engine) newPool(name string) *pool {
-	p := &pool{name: name, reserve: e.cfg.Reserve}
-	p.refresh()
-	e.pools[name] = p
-	return p
 }
 
 // repool computes pools and classes anew, when a set of types was met for the first time or lost its last worker,

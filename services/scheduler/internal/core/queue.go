@@ -3,6 +3,9 @@ package core
 import (
 	"math"
 	"time"
+
+	"github.com/spillway/spillway/services/scheduler/internal/core/dedupe"
+	"github.com/spillway/spillway/services/scheduler/internal/core/heap"
 )
 
 // state is where a job is in its life inside the engine.
@@ -135,7 +138,7 @@ type source struct {
 	pairs   []*pair
 	lines   []*line
 	flows   map[string]*flow
-	keys    seen // settled ids of keys that callers chose
+	keys    dedupe.Window // settled ids of keys that callers chose
 	timer   timer
 }
 
@@ -249,13 +252,13 @@ func (l *line) waiting() int {
 type part struct {
 	line   *line
 	class  *class
-	queues heap[*queue] // of flows that are not off
-	v      float64      // tag of the queue granted last
+	queues heap.Heap[*queue] // of flows that are not off
+	v      float64           // tag of the queue granted last
 	idx    int32
 }
 
-func (p *part) before(q *part) bool { return p.line.f < q.line.f }
-func (p *part) slot() *int32        { return &p.idx }
+func (p *part) Before(q *part) bool { return p.line.f < q.line.f }
+func (p *part) Slot() *int32        { return &p.idx }
 
 // queue is the jobs of a flow in one part, first in first out.
 type queue struct {
@@ -267,8 +270,8 @@ type queue struct {
 	idx         int32
 }
 
-func (q *queue) before(r *queue) bool { return q.tag < r.tag }
-func (q *queue) slot() *int32         { return &q.idx }
+func (q *queue) Before(r *queue) bool { return q.tag < r.tag }
+func (q *queue) Slot() *int32         { return &q.idx }
 
 func (q *queue) push(j *Job, front bool) {
 	j.queue, j.prev, j.next = q, nil, nil
@@ -298,4 +301,81 @@ func (q *queue) unlink(j *Job) {
 	}
 	j.prev, j.next = nil, nil
 	q.n--
+}
+
+// turn takes a source off or puts it on again, with all its parts.
+func (e *Engine) turn(t moment, s *source, off bool, cause WaitCause) {
+	if off {
+		s.cause = cause
+	}
+	if s.off == off {
+		return
+	}
+	s.off, s.offAt = off, t
+	for _, l := range s.lines {
+		for _, p := range l.parts {
+			switch {
+			case off && p.idx != 0:
+				p.hide()
+			case !off && p.idx == 0 && p.queues.Len() > 0:
+				p.show()
+			}
+		}
+		e.worked(t, l)
+		e.touch(l.pool)
+	}
+}
+
+// turnFlow takes a flow off or puts it on again, with all its queues.
+func (e *Engine) turnFlow(t moment, f *flow, off bool, cause WaitCause) {
+	if off {
+		f.cause = cause
+	}
+	if f.off == off {
+		return
+	}
+	f.off, f.offAt = off, t
+	for _, q := range f.queues {
+		switch {
+		case off && q.idx != 0:
+			e.hide(t, q)
+		case !off && q.idx == 0 && q.n > 0:
+			e.show(t, q)
+		}
+		e.worked(t, q.part.line)
+		e.touch(q.part.line.pool)
+	}
+}
+
+// check takes a source and a flow off while their quota lets nothing start, and puts them on when it does again.
+func (e *Engine) check(t moment, f *flow) {
+	s := f.src
+	e.checkSource(t, s)
+	at, cause := f.limit.ready(t)
+	switch {
+	case f.held:
+		e.turnFlow(t, f, true, WaitHold)
+		at = never
+	case at > t:
+		e.turnFlow(t, f, true, cause)
+	default:
+		e.turnFlow(t, f, false, cause)
+		at = never
+	}
+	e.arm(&f.timer, at)
+}
+
+func (e *Engine) checkSource(t moment, s *source) {
+	at, cause := s.limit.ready(t)
+	switch {
+	case s.held:
+		e.turn(t, s, true, WaitHold)
+		at = never
+	case at > t:
+		e.turn(t, s, true, cause)
+	default:
+		e.turn(t, s, false, cause)
+		at = never
+	}
+	e.arm(&s.timer, at)
 }

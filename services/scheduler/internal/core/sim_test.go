@@ -1,7 +1,7 @@
 package core
 
 import (
-	evq "container/heap"
+	"container/heap"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -133,12 +133,12 @@ func (w *world) clock() time.Time { return origin.Add(w.now) }
 
 func (w *world) after(d time.Duration, do func()) {
 	w.seq++
-	evq.Push(&w.events, simEvent{at: w.now + d, seq: w.seq, do: do})
+	heap.Push(&w.events, simEvent{at: w.now + d, seq: w.seq, do: do})
 }
 
 func (w *world) run(until time.Duration) {
 	for len(w.events) > 0 && w.events[0].at <= until {
-		ev := evq.Pop(&w.events).(simEvent)
+		ev := heap.Pop(&w.events).(simEvent)
 		w.now = ev.at
 		ev.do()
 	}

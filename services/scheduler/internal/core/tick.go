@@ -1,9 +1,7 @@
 package core
 
 import (
-	"fmt"
 	"sort"
-	"strings"
 	"time"
 )
 
@@ -36,7 +34,7 @@ func (e *Engine) Tick(now time.Time) Chores {
 	}
 	e.sweepIdle(t)
 	for _, sh := range e.shards {
-		sh.ids.expire(t)
+		sh.ids.Expire(t)
 		for id, c := range sh.claims {
 			if t > c.until {
 				delete(sh.claims, id)
@@ -396,43 +394,4 @@ func (e *Engine) Spilling() []Mark {
 		return a.Tenant < b.Tenant
 	})
 	return marks
-}
-
-// Dump describes the engine for people; its text is not an interface.
-func (e *Engine) Dump(now time.Time) string {
-	t := e.advance(now)
-	var b strings.Builder
-	fmt.Fprintf(&b, "jobs %d, leases %d, bytes %d, shards %d, sources %d, evicted ids %d\n",
-		len(e.jobs), len(e.leases), e.bytes, len(e.shards), len(e.sources), e.evicted)
-	for _, name := range sortedKeys(e.pools) {
-		p := e.pools[name]
-		fmt.Fprintf(&b, "pool %s: slots %g open %g running %d borrowed %d back %.2f\n",
-			name, p.slots, p.open(), p.run, p.borrowed, p.back())
-		for q := len(p.bands) - 1; q >= 0; q-- {
-			x := &p.bands[q]
-			fmt.Fprintf(&b, "  %-8s floor %g running %g need %.2f keep %.2f v %.3f\n",
-				Priority(q), x.floor, x.running(), x.n, p.k(Priority(q)), x.v)
-		}
-	}
-	for _, name := range sortedKeys(e.sources) {
-		s := e.sources[name]
-		fmt.Fprintf(&b, "source %s: shard %d queued %d running %d off %v held %v\n",
-			name, s.shard, s.queued, s.limit.running, s.off, s.held)
-		for _, l := range s.lines {
-			if l.active > 0 {
-				fmt.Fprintf(&b, "  %s in %s: tag %.3f running %d queued %d lane %d borrower %v for %v\n", l.prio, l.pool.name,
-					l.f, l.run, l.queued, l.lane, l.borrower, max(0, l.borrowEnd-t).Round(time.Millisecond))
-			}
-		}
-	}
-	return b.String()
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
 }

@@ -38,6 +38,7 @@ const (
 
 var priorityNames = [Priorities]string{"bulk", "low", "default", "high", "critical"}
 
+// String is the word that topics and the CLI use.
 func (p Priority) String() string {
 	if p < Priorities {
 		return priorityNames[p]
@@ -81,9 +82,33 @@ type Job struct {
 	MaxAttempts int32         // 0 = the source's policy
 	RunTimeout  time.Duration // 0 = the source's policy
 	FromLane    bool          // read from a lane: never spilled for its size or rate
+	Common      bool          // read from the common lane: it has waited for its flow's turn, so that its flow spills does not send it back
 	Record      any           // the shell's own; the engine never looks at it
 
 	entry
+}
+
+// Record is what the rooms keep of a job's record while the job is in the engine: Job.Record always holds a *Record. The engine never
+// looks at it; intake makes it, api copies Value into the lease, settle copies it into lanes and dead letters.
+//
+// Invariant: Value is byte-identical to what enqueue wrote, on every hop (I3).
+type Record struct {
+	Value         []byte // the Job message as it is in the log
+	Traceparent   string // creation context, W3C; "" = none
+	Tracestate    string
+	PayloadSHA256 []byte // points into Value; nil = none
+	Moves         int32  // copies made so far
+	Origin        Home   // where the first record of the job was
+	Moved         bool   // Origin is set: this record is a copy
+}
+
+// Past is what former owners have recorded of a job.
+type Past struct {
+	Settled    bool // it has its outcome
+	Attempts   int32
+	Reported   Token     // as in Job
+	RetryAt    time.Time // zero: at once
+	Quarantine time.Time // as in Job
 }
 
 // WaitCause says why a job waited. The values are those of job.v1 WaitCause.
@@ -262,8 +287,8 @@ type SettlementKind uint8
 const (
 	// Refused: the token is stale; nothing changed.
 	Refused SettlementKind = iota
-	// Repeated: the same report again while its event is being written, or one of an inherited lease whose job was not read yet; nothing
-	// changed, and the worker's next repetition will be answered.
+	// Repeated: the same report again while its event is being written, or one of a former owner's lease whose job was not read yet, when it
+	// will be settled. Nothing to do.
 	Repeated
 	// Succeeded, Dead, Expired are terminal: write Settled, then call Engine.Settled.
 	Succeeded
@@ -359,30 +384,4 @@ type Chores struct {
 	Reads       []LaneRead
 	SummaryDue  bool // write a summary beat now
 	MarksDue    bool // Spilling changed since the last Tick
-}
-
-// Summary is what one replica tells the others of one pool.
-type Summary struct {
-	Pool       string // the pool's lexically smallest type
-	Priorities [Priorities]PriorityLoad
-	Borrowed   int32      // slots held by borrowers
-	C          float64    // borrowed slots expected back within 2 ms
-	C0         float64    // other slots expected back within 2 ms
-	Borrowers  []Borrower // own sources beyond their fair share
-}
-
-// PriorityLoad is one priority's part of a Summary.
-type PriorityLoad struct {
-	Mean, Variance float64 // of the slots that sources within their share need
-	Running        int32   // unsettled leases
-	ActiveWeight   float64 // of sources with work in the last 10 s; a source's weight ÷ 100
-	Queued         bool    // whether LeastTag means something
-	LeastTag       float64
-}
-
-// Borrower is a source beyond its fair share.
-type Borrower struct {
-	Demand   float64 // min(running + queued, slots of the pool)
-	Weight   float64
-	Priority Priority
 }
