@@ -1,6 +1,9 @@
 package offsets
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // Limit is the most offsets that may lie between the lowest incomplete one and
 // the next one to be read. 4,096 keeps the worst case of the metadata within a
@@ -36,8 +39,8 @@ type Tracker struct {
 	// done holds one bit per offset of [low, next) in a ring of len(done)*64
 	// offsets, which is at least limit; bits outside of the window are stale.
 	done []uint64
-	// ahead are the runs restored from metadata that the reader has not reached:
-	// ascending, apart from each other, all at or above next.
+	// ahead are the completed runs that the reader has not reached, restored from
+	// metadata or skipped: ascending, apart from each other, none wholly below next.
 	ahead []span
 	// pending counts the incomplete offsets of the window.
 	pending int
@@ -110,6 +113,37 @@ func (t *Tracker) Done(offset int64) bool {
 	t.settle()
 	t.version++
 	return true
+}
+
+// Skip completes an offset that was not read yet: Add will find it Completed, also after a restart from Ranges. One that was read is Done.
+func (t *Tracker) Skip(offset int64) {
+	if offset < t.next {
+		t.Done(offset)
+		return
+	}
+	i, covered := slices.BinarySearchFunc(t.ahead, offset, func(s span, offset int64) int {
+		switch {
+		case s.next <= offset:
+			return -1
+		case s.first > offset:
+			return 1
+		}
+		return 0
+	})
+	if covered {
+		return
+	}
+	t.ahead = slices.Insert(t.ahead, i, span{offset, offset + 1})
+	if i+1 < len(t.ahead) && t.ahead[i+1].first == offset+1 {
+		t.ahead[i].next = t.ahead[i+1].next
+		t.ahead = slices.Delete(t.ahead, i+1, i+2)
+	}
+	if i > 0 && t.ahead[i-1].next == offset {
+		t.ahead[i-1].next = t.ahead[i].next
+		t.ahead = slices.Delete(t.ahead, i, i+1)
+	}
+	t.settle()
+	t.version++
 }
 
 // settle restores the invariant of low after a change: it moves low over

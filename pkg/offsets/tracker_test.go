@@ -119,6 +119,15 @@ func TestTrackerAgainstMap(t *testing.T) {
 					}
 				}
 			},
+			"skip": func(t *rapid.T) {
+				o := m.next + rapid.Int64Range(-3, 150).Draw(t, "ahead")
+				tr.Skip(o)
+				if o < m.next {
+					m.done(o)
+				} else {
+					m.restored[o] = true
+				}
+			},
 			"done": func(t *rapid.T) {
 				o := m.low() + rapid.Int64Range(-2, 2*int64(limit)).Draw(t, "above")
 				if got, want := tr.Done(o), m.done(o); got != want {
