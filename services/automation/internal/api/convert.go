@@ -31,7 +31,9 @@ func FromSource(m *automationv1.Source) core.Source {
 	if overrides := m.GetTenantQuota().GetOverrides(); len(overrides) > 0 {
 		s.Tenants.Overrides = make(map[string]core.Quota, len(overrides))
 		for tenant, q := range overrides {
-			s.Tenants.Overrides[tenant] = *fromQuota(q)
+			if own := fromQuota(q); own != nil {
+				s.Tenants.Overrides[tenant] = *own
+			}
 		}
 	}
 	return s
