@@ -114,7 +114,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	})
 	s.producer = produce.New(writes, produce.Config{MaxBytes: produceBytes, Deadline: produceWithin, Gate: func() error { return s.owner.MayProduce() }})
 	s.owner = shard.New(shard.Config{Topics: s.topics, Name: cfg.Replica, Replica: s.id, MACKey: deps.MACKey}, shard.Deps{
-		Log: deps.Log, Kafka: jobs, Records: s.producer, Engine: s.loop, Inputs: inputs{s}, Idle: s.idle, Changed: s.ownershipChanged,
+		Log: deps.Log, Kafka: jobs, Records: s.producer, Engine: s.loop, Inputs: inputs{s}, Idle: s.idleShard, Changed: s.ownershipChanged,
 	})
 	s.settler = settle.New(settle.Config{Topics: s.topics, Replica: s.id, MACKey: deps.MACKey}, settle.Deps{
 		Log: deps.Log, Records: s.producer, Engine: s.loop, Homes: s.owner, Workers: s.loop,
@@ -367,6 +367,12 @@ func (s *Service) idle() bool {
 	leases := 0
 	s.loop.Do(func(_ time.Time, e *core.Engine) { leases = e.Leases() })
 	return leases == 0
+}
+
+// idleShard reports whether nothing of a shard is running, as far as this replica can know.
+func (s *Service) idleShard(shard int32) (idle bool) {
+	s.loop.Do(func(_ time.Time, e *core.Engine) { idle = !e.Busy(shard) })
+	return idle
 }
 
 // Health says what keeps the service from being ready.

@@ -71,7 +71,14 @@ func (w *wire) cut() {
 	w.conns = nil
 }
 
-// mend ends a cut.
+// freeze keeps what is connected and refuses new connections until mend.
+func (w *wire) freeze() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.down = true
+}
+
+// mend ends a cut or a freeze.
 func (w *wire) mend() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

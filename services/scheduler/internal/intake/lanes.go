@@ -71,9 +71,9 @@ func (r *Reader) ReadLane(ctx context.Context, window Window) error {
 
 // deliver offers as many records as were asked for.
 func (r *Reader) deliver(ctx context.Context, in *laneInput, records []kafka.Message) (int, error) {
+	in.window.Sized(size(records) / len(records))
 	n := in.take(records)
 	if n == 0 {
-		in.window.Unread(len(records), size(records)/len(records))
 		return 0, nil
 	}
 	returned, err := r.offer(ctx, in.window, records[:n])
@@ -81,7 +81,6 @@ func (r *Reader) deliver(ctx context.Context, in *laneInput, records []kafka.Mes
 		return 0, err
 	}
 	in.loop.Release(size(records[:n]))
-	in.window.Unread(len(records)-n, size(records)/len(records))
 	if returned > 0 {
 		in.rest()
 	}

@@ -29,10 +29,12 @@ type Window interface {
 	Reset(to int64)
 	// History is what former owners recorded of a job.
 	History(id core.JobID, offset int64) core.Past
+	// Common reports whether it is the shard's common lane.
+	Common() bool
 	// Lane says who a lane belongs to, and whether it holds records although it belongs to nobody.
 	Lane() (owner lane.Key, taken, strays bool)
-	// Unread says how many records were fetched and not offered, and their mean size.
-	Unread(n, recordBytes int)
+	// Sized says how large the records are that were read last, on average.
+	Sized(recordBytes int)
 }
 
 // Homes knows which records are done with, and who has which lane.

@@ -129,7 +129,7 @@ func (r *Reader) admit(ctx context.Context, window Window, m kafka.Message) (*co
 		// A job in a lane that is not its own was written by a replica of enqueue with an old mark, or is in the common lane: it is
 		// judged like one from a priority topic (H36).
 		own, has := r.deps.Homes.LaneOf(shardID, job.Source, job.Type)
-		job.FromLane = has && own == int32(partition)
+		job.FromLane, job.Common = has && own == int32(partition), window.Common()
 	}
 	return job, nil
 }

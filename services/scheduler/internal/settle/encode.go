@@ -100,8 +100,12 @@ func (w *Writer) copyHeaders(job *core.Job, epoch int64, cause jobv1.WaitCause) 
 	if r.Moved {
 		origin = r.Origin
 	}
+	readyAt := job.ReadyAt
+	if job.Quarantine.After(readyAt) {
+		readyAt = job.Quarantine // a former owner may have granted it: so may whoever reads the copy not, before that time
+	}
 	transit := &logv1.Transit{
-		Epoch: epoch, Attempts: job.Attempts, Moves: r.Moves + 1, Cause: cause, Writer: w.cfg.Replica, ReadyAt: stamp(job.ReadyAt),
+		Epoch: epoch, Attempts: job.Attempts, Moves: r.Moves + 1, Cause: cause, Writer: w.cfg.Replica, ReadyAt: stamp(readyAt),
 		Origin: &logv1.Home{Topic: TopicName(origin.Topic), Partition: origin.Partition, Offset: origin.Offset},
 	}
 	headers := []kafka.Header{{Key: envelope.HeaderVersion, Value: []byte(envelope.Version)}, envelope.EncodeTransit(transit)}

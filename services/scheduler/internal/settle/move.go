@@ -3,6 +3,7 @@ package settle
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/spillway/spillway/pkg/envelope"
@@ -21,9 +22,27 @@ const maxReason = 2 << 10
 // Move moves queued or running jobs to their lanes. It does not block; the engine hears of each by Moved.
 func (w *Writer) Move(jobs []*core.Job) {
 	w.mu.Lock()
-	w.moves = append(w.moves, jobs...)
+	for _, job := range jobs {
+		if epoch, owned := w.deps.Homes.Epoch(job.Shard); owned {
+			w.moves = append(w.moves, wish{job, epoch})
+		}
+	}
 	w.mu.Unlock()
 	wake(w.wakeMoves)
+}
+
+// moveAgain asks for a move that failed once more.
+func (w *Writer) moveAgain(m wish) {
+	w.mu.Lock()
+	w.moves = append(w.moves, m)
+	w.mu.Unlock()
+	wake(w.wakeMoves)
+}
+
+// wish is a job that the engine wants moved, and the epoch under which it does.
+type wish struct {
+	job   *core.Job
+	epoch int64
 }
 
 func (w *Writer) runMoves(ctx context.Context) {
@@ -34,19 +53,25 @@ func (w *Writer) runMoves(ctx context.Context) {
 		case <-w.wakeMoves:
 		}
 		w.mu.Lock()
-		jobs := w.moves
+		wishes := w.moves
 		w.moves = nil
 		w.mu.Unlock()
+		wishes = slices.DeleteFunc(wishes, func(m wish) bool { return !w.stands(m.job.Shard, m.epoch) })
 		// The engine goes on changing its jobs: what the copies say is read under its lock.
+		jobs := make([]*core.Job, len(wishes))
 		w.deps.Engine.Do(func(time.Time, *core.Engine) {
-			for i, job := range jobs {
+			for i, m := range wishes {
+				job := m.job
 				jobs[i] = &core.Job{ID: job.ID, Shard: job.Shard, Source: job.Source, Type: job.Type, Home: job.Home,
-					Attempts: job.Attempts, ReadyAt: job.ReadyAt, Record: job.Record}
+					Attempts: job.Attempts, ReadyAt: job.ReadyAt, Quarantine: job.Quarantine, Record: job.Record}
 			}
 		})
-		for _, job := range jobs {
+		for i, job := range jobs {
 			if err := w.move(ctx, job, true); err != nil && ctx.Err() == nil {
-				w.deps.Log.Warn("a job could not be moved to its lane and will be asked for again", "source", job.Source, "type", job.Type, "error", err)
+				w.deps.Log.Debug("a job could not be moved to its lane and will be again", "source", job.Source, "type", job.Type, "error", err)
+				w.mu.Lock()
+				w.failed = append(w.failed, func() { w.moveAgain(wishes[i]) }) // the engine waits for it
+				w.mu.Unlock()
 			}
 		}
 	}
@@ -65,6 +90,7 @@ func (w *Writer) move(ctx context.Context, job *core.Job, queued bool) error {
 	}
 	epoch, owned := w.deps.Homes.Epoch(job.Shard)
 	if !owned {
+		w.deps.Homes.Landed(job.Shard, lane, -1)
 		return nil // the next owner reads the record where it is
 	}
 	rec := produce.Record{
@@ -72,7 +98,7 @@ func (w *Writer) move(ctx context.Context, job *core.Job, queued bool) error {
 		Headers: w.copyHeaders(job, epoch, jobv1.WaitCause_WAIT_CAUSE_SPILL),
 	}
 	f := fact{
-		settlement: core.Settlement{Job: job}, queued: queued, moved: true, offset: -1,
+		settlement: core.Settlement{Job: job}, epoch: epoch, queued: queued, moved: true, offset: -1,
 		from: job.Home, to: core.Home{Topic: core.TopicSpill, Partition: lane},
 	}
 	var attempt func()
@@ -88,7 +114,7 @@ func (w *Writer) move(ctx context.Context, job *core.Job, queued bool) error {
 		w.done(f)
 	}
 	attempt = func() {
-		if _, owned := w.deps.Homes.Epoch(job.Shard); owned {
+		if w.stands(job.Shard, epoch) {
 			if err := w.deps.Records.Send(rec, sent); err != nil {
 				sent(0, err)
 			}
@@ -123,15 +149,19 @@ func (w *Writer) Park(shard int32, message kafka.Message, home core.Home, why er
 		{Key: "spillway-parked-from", Value: []byte(TopicName(home.Topic))},
 	}, message.Headers...)
 	job := &core.Job{Shard: shard, Home: home}
+	epoch, owned := w.deps.Homes.Epoch(shard)
+	if !owned {
+		return
+	}
 	var attempt func()
 	attempt = func() {
-		if _, owned := w.deps.Homes.Epoch(shard); !owned {
+		if !w.stands(shard, epoch) {
 			return
 		}
 		w.send(produce.Record{
 			Topic: w.cfg.Topics.Dead(), Partition: int(shard), Key: message.Key, Value: message.Value, Headers: headers,
 		}, func(int64) {
-			w.done(fact{settlement: core.Settlement{Job: job}, moved: true, offset: -1, from: home})
+			w.done(fact{settlement: core.Settlement{Job: job}, epoch: epoch, moved: true, offset: -1, from: home})
 		}, attempt)
 	}
 	w.deps.Log.Warn("a record was parked among the dead letters", "topic", message.Topic, "partition", message.Partition, "offset", message.Offset,

@@ -3,6 +3,7 @@ package settle
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -44,7 +45,7 @@ type Writer struct {
 	// failed is what the log did not take. Bound: one a lease, and one a move.
 	failed []func()
 	// moves is what the engine wants moved.
-	moves []*core.Job
+	moves []wish
 
 	wakeFacts, wakeMoves chan struct{} // 1 deep
 }
@@ -52,6 +53,7 @@ type Writer struct {
 // fact is one thing that has become durable.
 type fact struct {
 	settlement core.Settlement
+	epoch      int64         // under which it was decided: nothing of it is written or told under another (H5)
 	outcome    jobv1.Outcome // of a terminal settlement
 	offset     int64         // of the event; -1 when none was needed
 	queued     bool          // the engine has the job
@@ -92,46 +94,58 @@ func (w *Writer) Run(ctx context.Context) error {
 
 // Settle makes a settlement of the engine durable and then tells the engine, the homes and the worker. It does not block.
 func (w *Writer) Settle(s core.Settlement) {
-	w.settle(fact{settlement: s, outcome: outcomes[s.Kind], queued: true})
+	w.decide(fact{settlement: s, outcome: outcomes[s.Kind], queued: true})
 }
 
 // Finish makes the outcome of a job durable that the engine does not have. It does not block.
 func (w *Writer) Finish(job *core.Job, outcome jobv1.Outcome, why core.Reason) {
-	w.settle(fact{settlement: core.Settlement{Job: job, Reason: why}, outcome: outcome})
+	w.decide(fact{settlement: core.Settlement{Job: job, Reason: why}, outcome: outcome})
+}
+
+func (w *Writer) decide(f fact) {
+	var owned bool
+	if f.epoch, owned = w.deps.Homes.Epoch(f.settlement.Job.Shard); owned {
+		w.settle(f)
+	}
+}
+
+// stands reports whether the replica still owns the shard under the epoch: if not, the next owner decides about the job.
+func (w *Writer) stands(shard int32, epoch int64) bool {
+	now, owned := w.deps.Homes.Epoch(shard)
+	return owned && now == epoch
 }
 
 func (w *Writer) settle(f fact) {
 	s := f.settlement
-	epoch, owned := w.deps.Homes.Epoch(s.Job.Shard)
 	switch {
-	case !owned:
-		return // the next owner runs the job again
+	case !w.stands(s.Job.Shard, f.epoch):
+		return
 	case f.outcome == jobv1.Outcome_OUTCOME_UNSPECIFIED && !s.Attempt.Counted:
 		f.offset = -1
 		w.done(f)
 	case f.outcome == jobv1.Outcome_OUTCOME_DEAD:
-		w.bury(f, epoch)
+		w.bury(f)
 	default:
-		w.event(f, epoch)
+		w.event(f)
 	}
 }
 
 // bury appends the dead letter, and then the event: a crash in between makes a second dead letter, not a lost one.
-func (w *Writer) bury(f fact, epoch int64) {
+func (w *Writer) bury(f fact) {
 	job := f.settlement.Job
 	w.send(produce.Record{
 		Topic: w.cfg.Topics.Dead(), Partition: int(job.Shard), Key: []byte(job.Source), Value: record(job).Value,
-		Headers: w.copyHeaders(job, epoch, jobv1.WaitCause_WAIT_CAUSE_UNSPECIFIED),
-	}, func(int64) { w.event(f, epoch) }, func() { w.settle(f) })
+		Headers: w.copyHeaders(job, f.epoch, jobv1.WaitCause_WAIT_CAUSE_UNSPECIFIED),
+	}, func(int64) { w.event(f) }, func() { w.settle(f) })
 }
 
-func (w *Writer) event(f fact, epoch int64) {
+func (w *Writer) event(f fact) {
 	s := f.settlement
 	var event *logv1.JobEvent
 	if f.outcome == jobv1.Outcome_OUTCOME_UNSPECIFIED {
-		event = attemptFailed(epoch, s)
+		event = attemptFailed(f.epoch, s)
 	} else {
-		event = settled(epoch, s, f.outcome, time.Now())
+		event = settled(f.epoch, s, f.outcome, time.Now())
 	}
 	value, topic := encode(event), w.cfg.Topics.Outcomes()
 	w.send(produce.Record{
@@ -176,6 +190,7 @@ func (w *Writer) publish() {
 	facts := w.durable
 	w.durable = nil
 	w.mu.Unlock()
+	facts = slices.DeleteFunc(facts, func(f fact) bool { return !w.stands(f.settlement.Job.Shard, f.epoch) })
 	if len(facts) == 0 {
 		return
 	}

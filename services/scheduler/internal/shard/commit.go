@@ -32,7 +32,7 @@ func (o *Owner) keepCommitted(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			if err := o.commitAll(ctx, false); err != nil && ctx.Err() == nil {
+			if err := o.commitAll(ctx, nil); err != nil && ctx.Err() == nil {
 				o.deps.Log.Warn("commit failed and will be repeated", "error", err)
 				continue
 			}
@@ -50,8 +50,9 @@ func (o *Owner) keepCommitted(ctx context.Context) {
 	}
 }
 
-// commitAll commits every window that has changed, and the positions in outcomes. drained says that nothing of the shards is running.
-func (o *Owner) commitAll(ctx context.Context, drained bool) error {
+// commitAll commits every window that has changed, and the positions in outcomes. drained says whether nothing of a shard can be running; nil: it
+// can.
+func (o *Owner) commitAll(ctx context.Context, drained func(*owned) bool) error {
 	shards := o.all()
 	var windows []*Window
 	for _, s := range shards {
@@ -60,6 +61,10 @@ func (o *Owner) commitAll(ctx context.Context, drained bool) error {
 	if err := o.commit(ctx, windows); err != nil {
 		return err
 	}
+	if err := o.commits.take(ctx); err != nil {
+		return err
+	}
+	defer o.commits.give()
 	g := o.current()
 	if g == nil {
 		return errNoGeneration
@@ -69,7 +74,7 @@ func (o *Owner) commitAll(ctx context.Context, drained bool) error {
 		s.mu.Lock()
 		low, counts := s.events.low(), s.events.counts.String()
 		s.mu.Unlock()
-		text, err := offsets.Metadata{Drained: drained, Counts: counts}.Encode()
+		text, err := offsets.Metadata{Drained: drained != nil && drained(s), Counts: counts}.Encode()
 		if err != nil {
 			return err
 		}
@@ -93,13 +98,14 @@ func (o *Owner) commitAll(ctx context.Context, drained bool) error {
 
 // commit commits those of the windows that have changed.
 func (o *Owner) commit(ctx context.Context, windows []*Window) error {
+	if err := o.commits.take(ctx); err != nil {
+		return err
+	}
+	defer o.commits.give()
 	g := o.current()
 	if g == nil {
 		return errNoGeneration
 	}
-	// One commit at a time: what a commit released is released in the order of the commits.
-	o.commitMu.Lock()
-	defer o.commitMu.Unlock()
 	var commits []kafka.Commit
 	var stand []func()
 	for _, w := range windows {

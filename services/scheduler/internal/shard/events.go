@@ -30,6 +30,15 @@ func (c *Counts) add(outcome jobv1.Outcome) {
 	}
 }
 
+func (c *Counts) merge(d Counts) {
+	c.Succeeded += d.Succeeded
+	c.Dead += d.Dead
+	c.Expired += d.Expired
+	c.Purged += d.Purged
+	c.Cancelled += d.Cancelled
+	c.Superseded += d.Superseded
+}
+
 // String is the form in the commit metadata.
 func (c Counts) String() string {
 	return fmt.Sprintf("%d,%d,%d,%d,%d,%d", c.Succeeded, c.Dead, c.Expired, c.Purged, c.Cancelled, c.Superseded)
@@ -53,58 +62,70 @@ func ParseCounts(text string) (Counts, error) {
 }
 
 // events is which events of a shard's outcomes are still needed. It answers what to commit for outcomes: the lowest event that can
-// still matter, and the counts of all below it. Bound: the events of unsettled or uncommitted jobs, 24 bytes each.
+// still matter, and the counts of all below it.
+//
+// Events that are not needed any more are kept as runs, because one event can be needed for as long as a lane is held: memory is in
+// proportion to the events that are needed, not to those since the lowest of them.
 type events struct {
-	list   []event // ascending by offset
+	list   []event // ascending, apart from each other; no two runs beside each other, and the first is needed
 	next   int64   // above all that were added
 	counts Counts  // of everything below the low
 }
 
+// event is one that is needed, or a run of those that are not.
 type event struct {
-	offset  int64
-	outcome jobv1.Outcome // unspecified: not terminal, or another one came first
-	done    bool
+	first, last int64
+	done        bool
+	outcome     jobv1.Outcome // of one: unspecified if it is not terminal, or another one came first
+	counts      Counts        // of a run
 }
 
-// add says that an event is at offset. Adding one twice changes nothing.
+// add says that an event is at offset, above those that were added before. Adding one again changes nothing.
 func (l *events) add(offset int64, outcome jobv1.Outcome) {
-	i, has := l.find(offset)
-	if has || offset < l.low() {
+	if offset < l.next {
 		return
 	}
-	l.list = slices.Insert(l.list, i, event{offset: offset, outcome: outcome})
-	l.next = max(l.next, offset+1)
+	l.list = append(l.list, event{first: offset, last: offset, outcome: outcome})
+	l.next = offset + 1
 }
 
 // done says that nobody needs the event any more.
 func (l *events) done(offset int64) {
-	if i, has := l.find(offset); has {
-		l.list[i].done = true
+	i, has := slices.BinarySearchFunc(l.list, offset, func(e event, offset int64) int {
+		switch {
+		case e.last < offset:
+			return -1
+		case e.first > offset:
+			return 1
+		}
+		return 0
+	})
+	if !has || l.list[i].done {
+		return
 	}
-	n := 0
-	for n < len(l.list) && l.list[n].done {
-		l.counts.add(l.list[n].outcome)
-		n++
+	e := &l.list[i]
+	e.done = true
+	e.counts.add(e.outcome)
+	if i+1 < len(l.list) && l.list[i+1].done {
+		e.last = l.list[i+1].last
+		e.counts.merge(l.list[i+1].counts)
+		l.list = slices.Delete(l.list, i+1, i+2)
 	}
-	l.list = slices.Delete(l.list, 0, n)
+	if i > 0 && l.list[i-1].done {
+		l.list[i-1].last = l.list[i].last
+		l.list[i-1].counts.merge(l.list[i].counts)
+		l.list = slices.Delete(l.list, i, i+1)
+	}
+	if l.list[0].done {
+		l.counts.merge(l.list[0].counts)
+		l.list = slices.Delete(l.list, 0, 1)
+	}
 }
 
 // low is the lowest event that is still needed, or the offset after the last.
 func (l *events) low() int64 {
 	if len(l.list) > 0 {
-		return l.list[0].offset
+		return l.list[0].first
 	}
 	return l.next
-}
-
-func (l *events) find(offset int64) (int, bool) {
-	return slices.BinarySearchFunc(l.list, offset, func(e event, offset int64) int {
-		switch {
-		case e.offset < offset:
-			return -1
-		case e.offset > offset:
-			return 1
-		}
-		return 0
-	})
 }

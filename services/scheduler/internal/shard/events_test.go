@@ -48,6 +48,15 @@ func TestEventsAgainstASet(t *testing.T) {
 				if l.counts != want {
 					t.Fatalf("counts %v below %d, want %v", l.counts, low, want)
 				}
+				needed := 0
+				for _, k := range model {
+					if !k.done {
+						needed++
+					}
+				}
+				if len(l.list) > 2*needed {
+					t.Fatalf("%d entries for %d events that are needed", len(l.list), needed)
+				}
 			},
 		})
 	})

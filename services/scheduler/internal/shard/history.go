@@ -69,6 +69,7 @@ func (s *owned) fold(ctx context.Context, client *kafka.Client, macKey []byte, t
 				last = m.Offset
 				continue
 			}
+			last = max(last, event.GetEpoch()) // there was a fence, be it before what is read here
 			s.past(event, m.Offset, last, m.Offset >= committed)
 		}
 		if len(batch.Messages) == 0 && from >= batch.HighWatermark {
@@ -148,10 +149,11 @@ func (s *owned) forget(now time.Time) {
 	s.history = nil
 }
 
-// foreign reports whether another owner has fenced the shard since this one last wrote to its outcomes.
+// foreign reports whether another owner has fenced the shard. It reads from the first record of outcomes on that may be another's: a late event
+// of this owner may well lie above a foreign fence.
 func (s *owned) foreign(ctx context.Context, client *kafka.Client, topic, replica string) (bool, error) {
 	s.mu.Lock()
-	from := s.events.next
+	from := s.ours
 	s.mu.Unlock()
 	ends, err := client.Ends(ctx, topic, []int{int(s.id)})
 	if err != nil {
@@ -174,5 +176,8 @@ func (s *owned) foreign(ctx context.Context, client *kafka.Client, topic, replic
 			}
 		}
 	}
+	s.mu.Lock()
+	s.ours = max(s.ours, from)
+	s.mu.Unlock()
 	return false, nil
 }

@@ -3,6 +3,7 @@ package shard
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/spillway/spillway/pkg/kafka"
@@ -29,7 +30,7 @@ func (o *Owner) Lane(ctx context.Context, shard int32, source, typ string) (int3
 	}
 	owner := lane.Key{Source: source, Type: typ}
 	s.mu.Lock()
-	if number, has := s.lanes.Of(owner); has {
+	if number, has := s.lanes.Of(owner); has && s.spill[number].names(owner) {
 		number, _ = s.lanes.Take(owner) // it is in use again
 		s.spill[number].coming++
 		s.mu.Unlock()
@@ -37,8 +38,12 @@ func (o *Owner) Lane(ctx context.Context, shard int32, source, typ string) (int3
 	}
 	s.mu.Unlock()
 
-	s.laneMu.Lock()
-	defer s.laneMu.Unlock()
+	ctx, cancel := o.within(ctx)
+	defer cancel()
+	if err := s.laning.take(ctx); err != nil {
+		return 0, err
+	}
+	defer s.laning.give()
 	s.mu.Lock()
 	number, fresh := s.lanes.Take(owner)
 	w := s.spill[number]
@@ -56,8 +61,23 @@ func (o *Owner) Lane(ctx context.Context, shard int32, source, typ string) (int3
 	}
 	s.mu.Lock()
 	w.coming++
+	w.spilled = true
 	s.mu.Unlock()
 	return int32(w.Partition), nil
+}
+
+// within ends with the generation too: what waits for a commit under it waits in vain.
+func (o *Owner) within(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	o.mu.RLock()
+	life := o.life
+	o.mu.RUnlock()
+	if life == nil {
+		cancel(errNoGeneration)
+		return ctx, func() {}
+	}
+	stop := context.AfterFunc(life, func() { cancel(errNoGeneration) })
+	return ctx, func() { stop(); cancel(nil) }
 }
 
 // Landed says that a copy is in its lane at offset, or will not come: -1.
@@ -142,11 +162,12 @@ func (o *Owner) look(ctx context.Context, looked []*Window, ends map[int]kafka.R
 	now := time.Now()
 	var states []core.LaneState
 	var drained []lane.Key
+	var common []*owned // whose common lane has been drained
 	for _, w := range looked {
 		s := w.owned
 		s.mu.Lock()
 		w.end = max(w.end, ends[w.Partition].Next)
-		unread := w.end - w.tracker.Next() + int64(w.unread)
+		unread := w.end - w.tracker.Next()
 		owner, taken := s.lanes.Owner(w.number())
 		w.strays = !taken && unread > 0
 		linger := s.lanes.Drained(now, w.number(), w.tracker.Low() >= w.end && unread == 0 && w.coming == 0)
@@ -157,11 +178,16 @@ func (o *Owner) look(ctx context.Context, looked []*Window, ends map[int]kafka.R
 				drained = append(drained, owner)
 			}
 		}
+		if w.Common() && w.spilled && unread == 0 && w.coming == 0 {
+			w.spilled = false
+			common = append(common, s)
+		}
 		s.mu.Unlock()
 		if linger {
 			o.free(ctx, w)
 		}
 	}
+	drained = append(drained, o.homeless(common)...)
 	o.deps.Engine.Do(func(now time.Time, e *core.Engine) {
 		for _, state := range states {
 			e.Lane(now, state)
@@ -172,11 +198,30 @@ func (o *Owner) look(ctx context.Context, looked []*Window, ends map[int]kafka.R
 	})
 }
 
+// homeless lists what spills and has no lane of its own, in shards whose common lane has been drained: nothing of it waits anywhere any more.
+func (o *Owner) homeless(common []*owned) (list []lane.Key) {
+	if len(common) == 0 {
+		return nil
+	}
+	var marks []core.Mark
+	o.deps.Engine.Do(func(_ time.Time, e *core.Engine) { marks = e.Spilling() })
+	for _, m := range marks {
+		if slices.ContainsFunc(common, func(s *owned) bool { return s.id == m.Shard }) {
+			if _, has := o.LaneOf(m.Shard, m.Source, m.Type); !has {
+				list = append(list, lane.Key{Source: m.Source, Type: m.Type})
+			}
+		}
+	}
+	return list
+}
+
 // free gives a lane back: its commit says so before another can take it.
 func (o *Owner) free(ctx context.Context, w *Window) {
 	s := w.owned
-	s.laneMu.Lock()
-	defer s.laneMu.Unlock()
+	if s.laning.take(ctx) != nil {
+		return
+	}
+	defer s.laning.give()
 	s.mu.Lock()
 	owner, taken := s.lanes.Owner(w.number())
 	if !taken || w.coming > 0 {

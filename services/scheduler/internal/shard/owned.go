@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -21,8 +22,8 @@ type owned struct {
 	priorities [core.Priorities]*Window
 	spill      []*Window // by lane number
 
-	// laneMu lets one lane be taken or freed at a time, commit included. It is taken before mu.
-	laneMu sync.Mutex
+	// laning lets one lane be taken or freed at a time, commit included.
+	laning turn
 
 	// outcomes is the last commit in outcomes. Only the goroutine that commits uses it.
 	outcomes kafka.Commit
@@ -31,6 +32,7 @@ type owned struct {
 	mu      sync.Mutex
 	lanes   *lane.Table
 	events  events
+	ours    int64                    // every record of outcomes from epoch to here is this owner's
 	byJob   map[core.JobID][]int64   // events by job, until its record is complete
 	history map[core.JobID]core.Past // nil once nobody can ask any more
 	recent  []outcomeOf              // settled by former owners; nil once the engine has them
@@ -40,6 +42,13 @@ type owned struct {
 func (s *owned) windows() []*Window {
 	all := make([]*Window, 0, len(s.priorities)+len(s.spill))
 	return append(append(all, s.priorities[:]...), s.spill...)
+}
+
+// quarantined reports whether the shard has jobs that a former owner may have granted, and that may still run somewhere.
+func (s *owned) quarantined(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return now.Before(s.quarantine) && slices.ContainsFunc(s.windows(), func(w *Window) bool { return w.tracker.Low() < w.takeover })
 }
 
 // window is the partition of a home.
@@ -60,6 +69,9 @@ func (s *owned) window(home core.Home) *Window {
 func (s *owned) event(id core.JobID, offset int64, outcome jobv1.Outcome) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if offset == s.ours {
+		s.ours++
+	}
 	s.events.add(offset, outcome)
 	s.byJob[id] = append(s.byJob[id], offset)
 }

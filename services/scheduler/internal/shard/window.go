@@ -35,7 +35,7 @@ type Window struct {
 	coming   int   // copies on their way to this lane
 	dirty    bool  // the lane's owner changed
 	strays   bool  // a free or common lane holds records
-	unread   int   // records that ReadLane has fetched and not offered
+	spilled  bool  // of the common lane: jobs were copied to it since it was drained last
 	bytes    int   // mean size of a record, as read; 0: none was
 }
 
@@ -129,11 +129,16 @@ func (w *Window) Lane() (owner lane.Key, taken, strays bool) {
 // Common reports whether this is the shard's common lane.
 func (w *Window) Common() bool { return w.Kind == core.TopicSpill && w.number() == lane.Common }
 
-// Unread says how many records of a lane were fetched and wait to be asked for, and how large the records were that were fetched last.
-func (w *Window) Unread(n, recordBytes int) {
+// Sized says how large the records are that were read last, on average.
+func (w *Window) Sized(recordBytes int) {
 	w.owned.mu.Lock()
-	w.unread, w.bytes = n, recordBytes
+	w.bytes = recordBytes
 	w.owned.mu.Unlock()
+}
+
+// names reports whether the committed metadata says that the lane is the owner's. owned.mu is held.
+func (w *Window) names(owner lane.Key) bool {
+	return w.committed.Meta.Source == owner.Source && w.committed.Meta.Type == owner.Type
 }
 
 // recordBytes is an estimate of a record's size. owned.mu is held.
@@ -150,6 +155,11 @@ func (w *Window) number() int { return w.Partition / w.owned.shards }
 // complete marks a record as done and keeps the events that explain it until that is committed. owned.mu is held.
 func (w *Window) complete(offset int64, explained []int64) {
 	w.explained = append(w.explained, explained...)
+	if w.Kind == core.TopicSpill && offset >= w.tracker.Next() && offset < w.end {
+		// The copy of a job that was running when it was moved here, and has ended before its lane was read as far.
+		w.tracker.Skip(offset)
+		return
+	}
 	if !w.tracker.Done(offset) {
 		return
 	}

@@ -1,0 +1,204 @@
+package shard
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/spillway/spillway/pkg/envelope"
+	"github.com/spillway/spillway/pkg/kafka"
+	"github.com/spillway/spillway/pkg/kafka/produce"
+	group "github.com/spillway/spillway/pkg/kafka/shard"
+	"github.com/spillway/spillway/pkg/offsets"
+	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
+	logv1 "github.com/spillway/spillway/proto/gen/spillway/log/v1"
+	"github.com/spillway/spillway/services/scheduler/internal/core"
+	"github.com/spillway/spillway/services/scheduler/internal/core/lane"
+)
+
+// attachTogether bounds how many shards read their history at the same time.
+const attachTogether = 4
+
+// settleIn lets go of shards that went to others, resumes those that came back and attaches the new ones.
+func (o *Owner) settleIn(ctx context.Context, g *group.Generation) error {
+	if err := o.forgetting.take(ctx); err != nil {
+		return err
+	}
+	defer o.forgetting.give()
+	var fresh []int
+	var gone []int32
+	given := g.Shards()
+	for _, s := range o.all() {
+		keep := slices.Contains(given, int(s.id))
+		if keep {
+			fenced, err := s.foreign(ctx, o.deps.Kafka, o.cfg.Topics.Outcomes(), o.cfg.Replica)
+			if err != nil {
+				return err
+			}
+			keep = !fenced
+		}
+		if !keep {
+			gone = append(gone, s.id)
+		}
+	}
+	o.forgetShards(gone)
+	for _, id := range given {
+		if o.shard(int32(id)) == nil {
+			fresh = append(fresh, id)
+		}
+	}
+	return o.attach(ctx, g, fresh)
+}
+
+// attach takes shards: fence, commits, ends, history, then the engine.
+func (o *Owner) attach(ctx context.Context, g *group.Generation, ids []int) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	positions, ends, err := o.positions(ctx, g, ids)
+	if err != nil {
+		return err
+	}
+	attached := make([]*owned, len(ids))
+	var work errgroup.Group
+	work.SetLimit(attachTogether)
+	for i, id := range ids {
+		work.Go(func() (err error) {
+			attached[i], err = o.take(ctx, g, id, positions, ends)
+			return err
+		})
+	}
+	if err := work.Wait(); err != nil {
+		return err
+	}
+	o.deps.Engine.Do(func(now time.Time, e *core.Engine) {
+		for _, s := range attached {
+			e.Attach(now, s.id, s.epoch)
+			for _, o := range s.recent {
+				e.Remember(now, s.id, o.source, o.id, o.digest, o.at)
+			}
+			s.recent = nil
+			for number, w := range s.spill {
+				if owner, taken := s.lanes.Owner(number); taken {
+					e.Lane(now, core.LaneState{Shard: s.id, Source: owner.Source, Type: owner.Type, BacklogJobs: w.end - w.tracker.Next()})
+				}
+			}
+		}
+	})
+	o.mu.Lock()
+	for _, s := range attached {
+		o.shards[s.id] = s
+	}
+	o.mu.Unlock()
+	o.deps.Log.Info("shards taken", "shards", ids, "generation", g.ID())
+	return nil
+}
+
+type partition struct {
+	topic  string
+	number int
+}
+
+// positions reads the commits and the ends of all partitions of the shards.
+func (o *Owner) positions(ctx context.Context, g *group.Generation, ids []int) (map[partition]offsets.Position, map[partition]kafka.Range, error) {
+	topics := []string{o.cfg.Topics.Outcomes(), o.cfg.Topics.Spill()}
+	for p := range core.Priorities {
+		topics = append(topics, o.cfg.Topics.Jobs(core.Priority(p).String()))
+	}
+	positions, ranges := make(map[partition]offsets.Position), make(map[partition]kafka.Range)
+	for _, topic := range topics {
+		var numbers []int
+		for _, id := range ids {
+			numbers = append(numbers, g.Partitions(topic, id)...)
+		}
+		committed, err := g.Committed(ctx, topic, numbers)
+		if err != nil {
+			return nil, nil, err
+		}
+		ends, err := o.deps.Kafka.Ends(ctx, topic, numbers)
+		if err != nil {
+			return nil, nil, err
+		}
+		for number, position := range committed {
+			r := ends[number]
+			if position.Offset < r.First || position.Offset > r.Next {
+				// Trimmed below us, or a log that lost its end or was made anew: read all that is there, never skip (C.2.7, H26).
+				o.deps.Log.Error("a committed offset is outside of its log: reading the log from its start", "topic", topic,
+					"partition", number, "committed", position.Offset, "first", r.First, "next", r.Next)
+				position.Offset, position.Meta.Done = r.First, nil
+			}
+			positions[partition{topic, number}], ranges[partition{topic, number}] = position, r
+		}
+	}
+	return positions, ranges, nil
+}
+
+// take fences one shard and reads its history.
+func (o *Owner) take(ctx context.Context, g *group.Generation, id int, positions map[partition]offsets.Position, ends map[partition]kafka.Range) (*owned, error) {
+	topic, now := o.cfg.Topics.Outcomes(), time.Now()
+	value, err := proto.Marshal(&logv1.JobEvent{Event: &logv1.JobEvent_Fence{Fence: &logv1.OwnerFence{Replica: o.cfg.Replica, At: timestamppb.New(now)}}})
+	if err != nil {
+		return nil, err
+	}
+	fence, err := o.deps.Records.Produce(ctx, produce.Record{Topic: topic, Partition: id, Value: value, Headers: []kafka.Header{
+		{Key: envelope.HeaderVersion, Value: []byte(envelope.Version)},
+		{Key: envelope.HeaderMAC, Value: envelope.MAC(o.cfg.MACKey, topic, value, nil)},
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("fence of shard %d: %w", id, err)
+	}
+	committed := positions[partition{topic, id}]
+	counts, err := ParseCounts(committed.Meta.Counts)
+	if err != nil {
+		return nil, err
+	}
+	s := &owned{
+		id: int32(id), shards: o.total, epoch: fence, ours: fence + 1, since: now, laning: newTurn(), lanes: lane.New(len(g.Partitions(o.cfg.Topics.Spill(), id))),
+		byJob: make(map[core.JobID][]int64), history: make(map[core.JobID]core.Past),
+		events: events{next: committed.Offset, counts: counts},
+	}
+	if !committed.Meta.Drained {
+		s.quarantine = now.Add(Quarantine)
+	}
+	for p := range core.Priorities {
+		s.priorities[p] = o.newWindow(s, o.cfg.Topics.Jobs(core.Priority(p).String()), core.Topic(p), id, positions, ends)
+	}
+	for number, part := range g.Partitions(o.cfg.Topics.Spill(), id) {
+		w := o.newWindow(s, o.cfg.Topics.Spill(), core.TopicSpill, part, positions, ends)
+		s.spill = append(s.spill, w)
+		if meta := w.committed.Meta; meta.Source != "" && !s.lanes.Restore(number, lane.Key{Source: meta.Source, Type: meta.Type}) {
+			w.dirty = true // what is in there is read as a stranger's
+		}
+		w.strays = w.tracker.Next() < w.end
+		w.spilled = w.strays
+	}
+	from, err := o.deps.Kafka.OffsetAt(ctx, topic, id, now.Add(-remembered))
+	if err != nil {
+		return nil, err
+	}
+	from = max(min(from, committed.Offset), committed.Offset-maxRemembered, ends[partition{topic, id}].First)
+	forged, err := s.fold(ctx, o.deps.Kafka, o.cfg.MACKey, topic, from, committed.Offset, fence)
+	if err != nil {
+		return nil, err
+	}
+	if forged > 0 {
+		o.deps.Log.Error("events in outcomes that no scheduler of this installation has written were ignored", "shard", id, "events", forged)
+	}
+	s.events.add(fence, jobv1.Outcome_OUTCOME_UNSPECIFIED)
+	s.events.done(fence)
+	return s, nil
+}
+
+func (o *Owner) newWindow(s *owned, topic string, kind core.Topic, number int, positions map[partition]offsets.Position, ends map[partition]kafka.Range) *Window {
+	position, end := positions[partition{topic, number}], ends[partition{topic, number}].Next
+	return &Window{
+		Topic: topic, Kind: kind, Partition: number, Shard: s.id, owned: s,
+		tracker: offsets.New(position.Offset, position.Meta.Done, offsets.Limit), committed: position,
+		inFlight: make(map[int64]reading), room: make(chan struct{}, 1), takeover: end, end: end,
+	}
+}
