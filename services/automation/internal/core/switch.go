@@ -53,6 +53,21 @@ const (
 	Resume Verb = 5
 )
 
+// String is the verb as people write it.
+func (v Verb) String() string {
+	switch v {
+	case Hold:
+		return "hold"
+	case Block:
+		return "block"
+	case Demote:
+		return "demote"
+	case Resume:
+		return "resume"
+	}
+	return "verb " + strconv.Itoa(int(v))
+}
+
 // Switch is an operator's act.
 type Switch struct {
 	Scope    Scope

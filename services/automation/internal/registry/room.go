@@ -261,7 +261,7 @@ func (r *Room) Throw(ctx context.Context, o core.Order) (core.Thrown, error) {
 	t.Proof, err = r.prove(ctx, sequence, o.Verb)
 	t.Proof.Took = time.Since(arrived)
 	t.Preview.Running = t.Proof.Running
-	r.log.InfoContext(ctx, "switch", slog.Int("verb", int(o.Verb)), slog.String("source", o.Scope.Source), slog.String("tenant", o.Scope.Tenant),
+	r.log.InfoContext(ctx, "switch", slog.String("verb", o.Verb.String()), slog.String("source", o.Scope.Source), slog.String("tenant", o.Scope.Tenant),
 		slog.String("actor", o.Actor), slog.Int64("sequence", sequence), slog.Duration("took", t.Proof.Took),
 		slog.Int("acks", len(t.Proof.Acks)), slog.Any("silent", t.Proof.Silent), slog.Bool("proven", err == nil))
 	if err != nil {
