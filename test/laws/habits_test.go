@@ -2,6 +2,7 @@ package laws
 
 import (
 	"go/ast"
+	"go/token"
 	"os"
 	"path"
 	"path/filepath"
@@ -104,24 +105,31 @@ func TestExportedNamesAreDocumented(t *testing.T) {
 					t.Errorf("%s: %s has no doc comment", s.position(d), d.Name.Name)
 				}
 			case *ast.GenDecl:
-				for _, spec := range d.Specs {
-					documentSpec(t, s, d, spec)
-				}
+				documentSpecs(t, s, d)
 			}
 		}
 	}
 }
 
-func documentSpec(t *testing.T, s source, d *ast.GenDecl, spec ast.Spec) {
+// documentSpecs looks at each name of a group. A comment covers the lines right
+// below it, too.
+func documentSpecs(t *testing.T, s source, d *ast.GenDecl) {
 	t.Helper()
-	switch spec := spec.(type) {
-	case *ast.TypeSpec:
-		if spec.Name.IsExported() && d.Doc == nil && spec.Doc == nil && spec.Comment == nil {
-			t.Errorf("%s: %s has no doc comment", s.position(spec), spec.Name.Name)
+	line := func(p token.Pos) int { return files().Position(p).Line }
+	covered, last := d.Doc != nil, 0
+	for _, spec := range d.Specs {
+		var names []*ast.Ident
+		own := d.Doc != nil
+		switch spec := spec.(type) {
+		case *ast.TypeSpec:
+			names, own = []*ast.Ident{spec.Name}, own || spec.Doc != nil || spec.Comment != nil
+		case *ast.ValueSpec:
+			names, own = spec.Names, own || spec.Doc != nil || spec.Comment != nil
 		}
-	case *ast.ValueSpec:
-		for _, name := range spec.Names {
-			if name.IsExported() && d.Doc == nil && spec.Doc == nil && spec.Comment == nil {
+		covered = own || covered && line(spec.Pos()) == last+1
+		last = line(spec.End())
+		for _, name := range names {
+			if name.IsExported() && !covered {
 				t.Errorf("%s: %s has no doc comment", s.position(spec), name.Name)
 			}
 		}

@@ -162,7 +162,7 @@ func TestThirdPartiesHaveTheirHomes(t *testing.T) {
 
 // serviceParties are the third-party imports that services may have, beside the
 // homes above.
-var serviceParties = []string{"google.golang.org/grpc", "google.golang.org/protobuf", "google.golang.org/genproto", "go.opentelemetry.io/otel"}
+var serviceParties = []string{"google.golang.org/grpc", "google.golang.org/protobuf", "google.golang.org/genproto", "go.opentelemetry.io/otel", "golang.org/x/sync"}
 
 func TestThirdPartiesOfServices(t *testing.T) {
 	for _, s := range product(t) {
