@@ -302,10 +302,6 @@ func (m *model) flush() {
 	for i, j := range m.moving {
 		x := m.jobs[j.ID]
 		m.offset++
-		if m.offset%5 == 0 {
-			m.e.Unmoved(m.now, j.ID)
-			continue
-		}
 		if i%3 == 0 && m.e.jobs[j.ID] != nil && m.e.jobs[j.ID].state == leased { // its copy is read before Moved is told
 			v := m.e.Offer(m.now, &Job{ID: x.id, Shard: x.shard, Source: x.source, Tenant: x.tenant, Type: x.typ, FromLane: true,
 				Home: Home{Topic: TopicSpill, Offset: m.offset}})

@@ -65,6 +65,12 @@ func TestLevelIsMaxMin(t *testing.T) {
 	}
 }
 
+// held is the worker-seconds that a source is charged for: from grant to report.
+func (w *world) held(source string) float64 {
+	s := w.stat(source)
+	return (s.run + time.Duration(s.done)*2*w.delay).Seconds()
+}
+
 // shares runs sources of these weights and loads (slots wanted; 0 = far too many) for 15 s, and returns the
 // worker-seconds that each had of the last 10.
 func shares(t *testing.T, seed uint64, replicas int, weights, loads []float64) (had []float64, total float64) {
@@ -80,7 +86,7 @@ func shares(t *testing.T, seed uint64, replicas int, weights, loads []float64) (
 	}
 	for i := range weights {
 		mean := time.Duration(5+w.rng.IntN(60)) * time.Millisecond
-		rate := 1.5 * 64 / mean.Seconds()
+		rate := .6 * 64 / mean.Seconds()
 		if loads[i] > 0 {
 			rate = loads[i] / mean.Seconds()
 		}
@@ -94,11 +100,11 @@ func shares(t *testing.T, seed uint64, replicas int, weights, loads []float64) (
 	w.run(5 * time.Second)
 	had = make([]float64, len(weights))
 	for i := range had {
-		had[i] = -w.stat(fmt.Sprint("s", i)).run.Seconds()
+		had[i] = -w.held(fmt.Sprint("s", i))
 	}
 	w.run(15 * time.Second)
 	for i := range had {
-		had[i] += w.stat(fmt.Sprint("s", i)).run.Seconds()
+		had[i] += w.held(fmt.Sprint("s", i))
 		total += had[i]
 	}
 	return had, total

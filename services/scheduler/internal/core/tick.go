@@ -232,24 +232,6 @@ func (e *Engine) Moved(now time.Time, id JobID, home Home) {
 	}
 }
 
-// Unmoved tells that a job of Chores.Moves was not and will not be written to a lane: a queued one is queued again and
-// asked for once more in a second, if there still is a reason; a running one when it is older than 30 s from now.
-func (e *Engine) Unmoved(now time.Time, id JobID) {
-	t := e.advance(now)
-	j := e.jobs[id]
-	if j == nil || !j.moving {
-		return
-	}
-	again := j.state == moved
-	j.moving, j.again, j.offered = false, false, t
-	e.link(j)
-	if again {
-		at, _ := j.readyAt(e, t)
-		j.state, j.since, j.cause, j.timer.job = waiting, t, WaitHold, j
-		e.arm(&j.timer, max(at, t+time.Second))
-	}
-}
-
 // arrive makes the copy of a moving job its home.
 func (e *Engine) arrive(t moment, j *Job, home Home) {
 	j.moving, j.Home = false, home
