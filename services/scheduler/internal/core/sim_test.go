@@ -537,3 +537,41 @@ func TestKnownLimits(t *testing.T) {
 		}
 	}
 }
+
+// TestTypes is B4, and workers whose types overlap: a type that no worker, or only a busy one, can run holds up nothing
+// but itself (H32).
+func TestTypes(t *testing.T) {
+	for _, replicas := range []int{1, 3} {
+		t.Run(fmt.Sprint(replicas), func(t *testing.T) {
+			w := newWorld(t, 2, replicas)
+			w.addWorker("both", 32, "t", "u")
+			w.addWorker("one", 32, "t")
+			const end = 10 * time.Second
+			for i := range 10 {
+				s, r := fmt.Sprint("s", i), i%replicas
+				w.load(simLoad{source: s, name: "t", typ: "t", prio: Default, rate: 20, took: fixed(20 * time.Millisecond), to: end, replica: r})
+				w.load(simLoad{source: s, name: "u", typ: "u", prio: Default, rate: 20, took: fixed(20 * time.Millisecond), to: end, replica: r})
+				w.load(simLoad{source: s, name: "z", typ: "z", prio: High, rate: 100, took: fixed(20 * time.Millisecond), to: end, replica: r})
+			}
+			// A flood of u, which only one of the workers can run.
+			w.load(simLoad{source: "flood", typ: "u", prio: Default, rate: 5000, took: fixed(20 * time.Millisecond), to: end})
+			w.run(end)
+			for _, name := range []string{"t", "u"} {
+				s := w.stat(name)
+				t.Logf("%s: p99 %v, max %v, %d of %d done", name, s.quantile(.99), s.quantile(1), s.done, s.sent)
+				// The reserve is the pool's: u, whose only worker the flood fills, waits for one of its jobs.
+				if s.quantile(.99) > map[string]time.Duration{"t": 2, "u": 25}[name]*time.Millisecond || s.sent-s.done > 20 {
+					t.Errorf("%s: p99 %v, %d of %d done", name, s.quantile(.99), s.done, s.sent)
+				}
+			}
+			flood := w.stat("flood")
+			t.Logf("flood done %d, returned %d of %d grants", flood.done, w.returns, w.grants)
+			if flood.done < 9000 { // 32 slots of which the others need 4
+				t.Errorf("flood: %d done", flood.done)
+			}
+			if z := w.stat("z"); len(z.waits) > 0 {
+				t.Errorf("z was run %d times", len(z.waits))
+			}
+		})
+	}
+}

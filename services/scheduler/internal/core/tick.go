@@ -332,7 +332,7 @@ func (e *Engine) reads(t moment) []LaneRead {
 		if e.bytes > e.cfg.Memory { // over budget: one at a time, so that every flow moves on
 			want = 1
 		}
-		if p.unread*2 > want {
+		if p.unread*4 > want*3 { // a quarter at a time: fewer would be a fetch for each job
 			continue
 		}
 		e.toRead = append(e.toRead, LaneRead{
