@@ -55,7 +55,7 @@ func TestSuspendedOwnerResumes(t *testing.T) {
 // again 29 s after it took them (I5, H34).
 func TestSuspensionEnds(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		source := nameIn(1, "s")
+		source := nameIn(0, "s") // which scheduler-0 keeps when another comes
 		w.register(source)
 		w.enqueue(0)
 		ran := &tally{}
@@ -75,12 +75,11 @@ func TestSuspensionEnds(t *testing.T) {
 		defer c.Close()
 		ids := w.send(c, source, 1)
 		w.until("it runs", time.Second, func() bool { return ran.total() == 1 })
-		time.Sleep(7 * time.Second)
-		// The worker sees only the scheduler that is cut off; everybody else only the other one.
+		alone.peers.freeze() // it sees only the scheduler that is about to be cut off
 		w.scheduler(1)
+		w.until("both have shards", 20*time.Second, func() bool { return len(w.owners()) == 2 })
 		cut := time.Now()
 		p.broker.cut()
-		alone.peers.freeze()
 		w.worker(1, ran.handler(0))
 		w.until("it runs again", time.Minute, func() bool { return ran.total() == 2 })
 		again := time.Now()
@@ -88,6 +87,7 @@ func TestSuspensionEnds(t *testing.T) {
 			t.Errorf("the first run ended at %v, the second began %v after the cut", at, again.Sub(cut))
 		}
 		w.drained(10*time.Second, ran, ids...)
+		t.Logf("the first run ended %v, the second began %v after the cut", ended.Load().Sub(cut), again.Sub(cut))
 	})
 }
 

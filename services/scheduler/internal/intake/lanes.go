@@ -17,6 +17,10 @@ const (
 	// returnedPause is how long a lane is not read after the engine sent records of it back: those go to its tail, and would come up
 	// again at once if they are all that it holds.
 	returnedPause = time.Second
+	// roundEvery is how often the common lane is gone through while it holds held jobs: each goes to its tail once a round.
+	roundEvery = 5 * time.Second
+	// strayTogether is how many records of the common lane are offered at a time: so many copies it costs to learn that there is no room.
+	strayTogether = 64
 )
 
 // laneInput is one lane being read.
@@ -28,6 +32,14 @@ type laneInput struct {
 	asked  int // jobs that may still be offered
 	bytes  int // and their bytes, but always one job
 	resume time.Time
+	round  round // of the common lane
+}
+
+// round is one passage through the common lane.
+type round struct {
+	began time.Time
+	end   int64 // the lane's end when it began, as far as it was known
+	held  bool  // a held job was met
 }
 
 // Read says how far lanes may be read from now on. It does not block.
@@ -76,15 +88,37 @@ func (r *Reader) deliver(ctx context.Context, in *laneInput, records []kafka.Mes
 	if n == 0 {
 		return 0, nil
 	}
+	if in.round.began.IsZero() {
+		in.round = round{began: time.Now(), end: in.loop.End()}
+	}
 	returned, err := r.offer(ctx, in.window, records[:n])
 	if err != nil {
 		return 0, err
 	}
 	in.loop.Release(size(records[:n]))
-	if returned > 0 {
-		in.rest()
-	}
+	in.paced(returned, records[n-1].Offset+1)
 	return n, nil
+}
+
+// paced lets the lane rest after the engine sent jobs of it back.
+func (in *laneInput) paced(returned returns, next int64) {
+	if !in.window.Common() {
+		if returned.held+returned.full > 0 {
+			in.rest(returnedPause)
+		}
+		return
+	}
+	if returned.full > 0 {
+		in.rest(returnedPause)
+	}
+	in.round.held = in.round.held || returned.held > 0
+	if next < in.round.end {
+		return
+	}
+	if in.round.held {
+		in.rest(time.Until(in.round.began.Add(roundEvery)))
+	}
+	in.round = round{}
 }
 
 // ask replaces what may be read.
@@ -102,8 +136,11 @@ func (in *laneInput) ask(jobs, bytes int) {
 func (in *laneInput) take(records []kafka.Message) int {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	n := 0
-	for n < len(records) && n < in.asked && (n == 0 || in.bytes >= records[n].Size()) {
+	n, most := 0, in.asked
+	if in.window.Common() {
+		most = min(most, strayTogether)
+	}
+	for n < len(records) && n < most && (n == 0 || in.bytes >= records[n].Size()) {
 		in.bytes -= records[n].Size()
 		n++
 	}
@@ -115,10 +152,12 @@ func (in *laneInput) take(records []kafka.Message) int {
 }
 
 // rest stops reading for a while.
-func (in *laneInput) rest() {
+func (in *laneInput) rest(d time.Duration) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.resume = time.Now().Add(returnedPause)
+	if at := time.Now().Add(d); at.After(in.resume) {
+		in.resume = at
+	}
 	in.loop.Pause()
 }
 

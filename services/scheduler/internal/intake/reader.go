@@ -74,9 +74,11 @@ func size(records []kafka.Message) int {
 	return n
 }
 
-// offer takes records through the window to the engine, and does with each what the engine says. It returns how many the engine sent
-// back to their lane.
-func (r *Reader) offer(ctx context.Context, window Window, records []kafka.Message) (returned int, err error) {
+// returns counts the jobs of a lane that go to its tail: held, or without room or rate.
+type returns struct{ held, full int }
+
+// offer takes records through the window to the engine, and does with each what the engine says.
+func (r *Reader) offer(ctx context.Context, window Window, records []kafka.Message) (returned returns, err error) {
 	jobs := make([]*core.Job, 0, min(len(records), together))
 	for i := range records {
 		job, failed := r.admit(ctx, window, records[i])
@@ -85,7 +87,7 @@ func (r *Reader) offer(ctx context.Context, window Window, records []kafka.Messa
 		}
 		if len(jobs) == together || i == len(records)-1 || failed != nil {
 			n, err := r.give(ctx, window, jobs)
-			returned += n
+			returned.held, returned.full = returned.held+n.held, returned.full+n.full
 			if err = errors.Join(failed, err); err != nil {
 				return returned, err
 			}
@@ -152,9 +154,9 @@ func (r *Reader) unknown(ctx context.Context, job *core.Job) (park, err error) {
 
 // give offers jobs to the engine. A job that it does not take and that finds no way to its lane is put back into the window, to be read
 // again when the shard goes on.
-func (r *Reader) give(ctx context.Context, window Window, jobs []*core.Job) (returned int, err error) {
+func (r *Reader) give(ctx context.Context, window Window, jobs []*core.Job) (returned returns, err error) {
 	if len(jobs) == 0 {
-		return 0, nil
+		return returned, nil
 	}
 	verdicts := make([]core.Verdict, len(jobs))
 	r.deps.Engine.Do(func(now time.Time, e *core.Engine) {
@@ -165,8 +167,12 @@ func (r *Reader) give(ctx context.Context, window Window, jobs []*core.Job) (ret
 	for i, job := range jobs {
 		switch verdicts[i].Kind {
 		case core.Spill:
-			if job.Home.Topic == core.TopicSpill {
-				returned++
+			switch {
+			case job.Home.Topic != core.TopicSpill:
+			case verdicts[i].Reason == core.ReasonHeld:
+				returned.held++
+			default:
+				returned.full++
 			}
 			if err == nil {
 				err = r.deps.Settler.Spill(ctx, job)
