@@ -218,6 +218,9 @@ func (w *world) register(name string) *automationv1.Source {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	if _, err := w.state.Wait(w.ctx, res.GetSource().GetRevision()); err != nil { // the test reads the log by itself
+		w.t.Fatal(err)
+	}
 	return res.GetSource()
 }
 

@@ -359,6 +359,7 @@ func TestTwoReplicas(t *testing.T) {
 			})
 		}
 		running.Wait()
+		time.Sleep(time.Second) // the test reads the log by itself
 		if s, ok := w.state.State().Source("new"); !ok || s.GetCreateTime().AsTime() != s.GetUpdateTime().AsTime() {
 			t.Errorf("registered more than once: %v", s)
 		}

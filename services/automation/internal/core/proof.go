@@ -71,7 +71,8 @@ type Ledger struct {
 	waiting  map[string]Service // live ones that have not acknowledged; at most a fleet
 }
 
-// NewLedger begins a proof for the record at sequence, which was read back at since.
+// NewLedger begins a proof for the record at sequence, which was read back at since. verb is that of a switch; 0 is a change of the
+// registry, for which other automation replicas are waited for too, so that whoever has the answer finds the change at any of them.
 func NewLedger(sequence int64, verb Verb, since time.Time) *Ledger {
 	return &Ledger{sequence: sequence, verb: verb, since: since, waiting: map[string]Service{}}
 }
@@ -90,7 +91,7 @@ func (l *Ledger) Prove(now time.Time, v View) (p Proof, done bool, again time.Ti
 		case r.Applied >= l.sequence:
 			self = self || r.Name == v.Self
 			l.ack(r)
-		case !l.acked(r.Name) && r.Service != Automation: // a beat out of the past takes no answer back
+		case !l.acked(r.Name) && (r.Service != Automation || l.verb == 0): // a beat out of the past takes no answer back
 			l.waiting[r.Name] = r.Service
 		}
 	}

@@ -80,6 +80,21 @@ func TestVanishedIsWaitedFor(t *testing.T) {
 	}
 }
 
+// TestRegistryWaitsForOtherReplicas: a change of the registry is found at every automation replica by whoever has the answer. Without it
+// a client that went on to another replica was told UNKNOWN_SOURCE.
+func TestRegistryWaitsForOtherReplicas(t *testing.T) {
+	start := time.Unix(1_700_000_000, 0)
+	l := NewLedger(10, 0, start)
+	v := View{Self: "self", Since: start.Add(-time.Minute), Replicas: []Replica{{Name: "self", Service: Automation, Applied: 10}, {Name: "a", Service: Automation, Applied: 9}}}
+	if _, done, _, _ := l.Prove(start, v); done {
+		t.Error("done without the other replica")
+	}
+	v.Replicas[1].Applied = 10
+	if p, done, _, _ := l.Prove(start, v); !done || len(p.Acks) > 0 {
+		t.Errorf("got %+v, %v", p, done)
+	}
+}
+
 // TestNeverProvenTooEarly: in any sequence of views, before GrantsEnd nothing is called proven while a scheduler that was ever seen has not
 // acknowledged; from then on everything is, but a block that enqueue does not know of.
 func TestNeverProvenTooEarly(t *testing.T) {

@@ -311,7 +311,7 @@ func (r *Room) prove(ctx context.Context, sequence int64, verb core.Verb) (core.
 
 // settle gives everybody the time to act on a change of the registry, so that whoever has the answer can rely on it. Nobody's silence
 // undoes the change.
-func (r *Room) settle(ctx context.Context, sequence int64) { _, _ = r.prove(ctx, sequence, core.Hold) }
+func (r *Room) settle(ctx context.Context, sequence int64) { _, _ = r.prove(ctx, sequence, 0) }
 
 // append writes a change and reads it back, within the time that callers wait.
 func (r *Room) append(ctx context.Context, c core.Change) (int64, bool, error) {
