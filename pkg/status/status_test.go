@@ -110,13 +110,15 @@ func TestLive(t *testing.T) {
 			t.Errorf("all %v", got)
 		}
 		a.sequence.Store(7)
-		changed := w.reader.Changed()
 		began := time.Now()
 		a.Poke()
-		<-changed
+		for changed := w.reader.Changed(); w.reader.Live(scheduler)[0].AppliedSequence != 7; changed = w.reader.Changed() {
+			<-changed
+		}
 		if r := w.reader.Live(scheduler)[0]; r.AppliedSequence != 7 || r.Address != "a:7410" || !slices.Equal(r.Shards, []int32{1}) || time.Since(began) > 10*time.Millisecond {
 			t.Errorf("after %v: %+v", time.Since(began), r)
 		}
+		synctest.Wait() // the writer has its answer too
 		if age := time.Since(a.Beaten()); age > 10*time.Millisecond {
 			t.Errorf("beaten %v ago", age)
 		}
