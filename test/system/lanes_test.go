@@ -2,7 +2,6 @@ package system
 
 import (
 	"context"
-	"slices"
 	"testing"
 	"time"
 
@@ -13,10 +12,6 @@ import (
 	"github.com/spillway/spillway/pkg/worker"
 	automationv1 "github.com/spillway/spillway/proto/gen/spillway/automation/v1"
 	"github.com/spillway/spillway/services/scheduler"
-
-	"google.golang.org/protobuf/proto"
-
-	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
 )
 
 // inShard names n sources of a shard and registers them.
@@ -194,7 +189,7 @@ func TestLaneIsFreedAndWatched(t *testing.T) {
 		if after := time.Since(freed); after < 59*time.Second {
 			t.Errorf("freed after %v", after)
 		}
-		stray := w.clone(topics.Spill(), was[0], source)
+		stray := w.stray(was[0], source)
 		w.until("the stray record runs", 5*time.Second, func() bool { return ran.of(stray) == 1 })
 		w.drained(5*time.Second, ran, stray)
 	})
@@ -214,7 +209,7 @@ func TestStrayInAnothersLaneRuns(t *testing.T) {
 		time.Sleep(500 * time.Millisecond)
 		ids := w.send(c, names[0], 20)
 		w.until("it has a lane", time.Second, func() bool { return len(w.lanesOf(names[0])) == 1 })
-		stray := w.clone(topics.Spill(), w.lanesOf(names[0])[0], names[1])
+		stray := w.stray(w.lanesOf(names[0])[0], names[1])
 		w.resume(names[0])
 		w.drained(10*time.Second, ran, append(ids, stray)...)
 		if n := ran.again(); n != 0 {
@@ -263,27 +258,16 @@ func TestLongRunsLeaveTheirWindow(t *testing.T) {
 	})
 }
 
-// clone writes another job like one that was accepted before, of a source, where nobody asked for it; it returns its id.
-func (w *world) clone(topic string, partition int, source string) string {
+// stray writes a job of a source where an old mark would have it; it returns its id.
+func (w *world) stray(partition int, source string) string {
 	w.t.Helper()
-	shard := envelope.Shard(source, shards)
-	for p := range shards * lanes {
-		for _, m := range w.read(topics.Spill(), p) {
-			job := &jobv1.Job{}
-			if proto.Unmarshal(m.Value, job) != nil {
-				continue
-			}
-			job.Id, job.Spec.Source = envelope.NewJobID(time.Now(), shard, [8]byte{1, 2, 3}).String(), source
-			value, err := proto.Marshal(job)
-			if err != nil {
-				w.t.Fatal(err)
-			}
-			w.append(topic, partition, value, slices.Clone(m.Headers)...)
-			return job.Id
-		}
+	value := w.record(source, envelope.Shard(source, shards))
+	w.append(topics.Spill(), partition, value, envelope.VersionHeader())
+	fields, err := envelope.Scan(value)
+	if err != nil {
+		w.t.Fatal(err)
 	}
-	w.t.Fatal("no job to clone")
-	return ""
+	return fields.ID.String()
 }
 
 // append writes a record as somebody who may write to the topic.

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/spillway/spillway/pkg/client"
 	"github.com/spillway/spillway/pkg/envelope"
@@ -26,6 +28,19 @@ func (w *world) dead() (all []kafka.Message) {
 		all = append(all, w.read(topics.Dead(), p)...)
 	}
 	return all
+}
+
+// record is a job as enqueue would write it.
+func (w *world) record(source string, shard int) []byte {
+	w.t.Helper()
+	value, err := proto.Marshal(&jobv1.Job{
+		Id: envelope.NewJobID(time.Now(), shard, [8]byte{1, 2, 3}).String(), AcceptedAt: timestamppb.Now(), AcceptedBy: "test",
+		Spec: &jobv1.JobSpec{Source: source, Type: "tag", Priority: jobv1.Priority_PRIORITY_DEFAULT},
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return value
 }
 
 // TestExpiryEndsWaiting: jobs that nobody starts in time are settled as expired, in the queue and in a lane, and do not run (I1, I12).
@@ -151,16 +166,7 @@ func TestUnreadableRecordsAreParked(t *testing.T) {
 		c := w.caller()
 		defer c.Close()
 		version := envelope.VersionHeader()
-		job := func(source string) []byte {
-			value, err := proto.Marshal(&jobv1.Job{Id: envelope.NewJobID(time.Now(), 1, [8]byte{9}).String(), Spec: &jobv1.JobSpec{
-				Source: source, Type: "tag", Priority: jobv1.Priority_PRIORITY_DEFAULT,
-			}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return value
-		}
-		bad := [][]byte{[]byte("no job at all"), job("nobody"), job(source)}
+		bad := [][]byte{[]byte("no job at all"), w.record("nobody", 1), w.record(source, 1)}
 		w.append(topics.Jobs("default"), 1, bad[0], version)
 		w.append(topics.Jobs("default"), 1, bad[1], version)
 		w.append(topics.Jobs("default"), 1, bad[2], kafka.Header{Key: envelope.HeaderVersion, Value: []byte("99")})
@@ -170,9 +176,9 @@ func TestUnreadableRecordsAreParked(t *testing.T) {
 		if len(letters) != len(bad) {
 			t.Fatalf("%d dead letters, want %d", len(letters), len(bad))
 		}
-		for i, letter := range letters {
-			if why, _ := envelope.Get(letter.Headers, "spillway-parked"); !bytes.Equal(letter.Value, bad[i]) || len(why) == 0 {
-				t.Errorf("dead letter %d is %q because of %q", i, letter.Value, why)
+		for i, reason := range []string{"", "not registered", "version"} {
+			if why, _ := envelope.Get(letters[i].Headers, "spillway-parked"); !bytes.Equal(letters[i].Value, bad[i]) || len(why) == 0 || !strings.Contains(string(why), reason) {
+				t.Errorf("dead letter %d is %q because of %q", i, letters[i].Value, why)
 			}
 		}
 		w.until("all is committed", 2*time.Second, func() bool { return w.committed(topics.Jobs("default"), 1).Offset == 13 })
@@ -188,13 +194,7 @@ func TestSourceOfAMomentAgo(t *testing.T) {
 		w.worker(8, ran.handler(0))
 		source := nameIn(2, "new")
 		release := w.broker.Hold(kafkatest.Fetch) // of everybody: the job is in the log before anybody reads on
-		value, err := proto.Marshal(&jobv1.Job{Id: envelope.NewJobID(time.Now(), 2, [8]byte{7}).String(), Spec: &jobv1.JobSpec{
-			Source: source, Type: "tag", Priority: jobv1.Priority_PRIORITY_DEFAULT,
-		}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.append(topics.Jobs("default"), 2, value, envelope.VersionHeader())
+		w.append(topics.Jobs("default"), 2, w.record(source, 2), envelope.VersionHeader())
 		time.AfterFunc(100*time.Millisecond, release)
 		w.register(source)
 		w.until("it runs", 5*time.Second, func() bool { return ran.total() == 1 })
