@@ -349,9 +349,10 @@ func (s *Service) beat() *logv1.Status {
 	return m
 }
 
-// Open reports whether jobs may be granted: the control log was confirmed within 500 ms, the generation within 3 s. See dispatch.Gate.
+// Open reports whether jobs may be granted: the control log was confirmed within 500 ms and the generation within 3 s, and others see
+// this replica as live, so that a hold waits for it. See dispatch.Gate.
 func (s *Service) Open(now time.Time) bool {
-	return now.Sub(s.control.Confirmed()) <= freshness && s.owner.Open(now)
+	return now.Sub(s.control.Confirmed()) <= freshness && now.Sub(s.beats.Beaten()) <= status.LiveFor && s.owner.Open(now)
 }
 
 // Summarise writes a summary beat. See dispatch.Beat.
