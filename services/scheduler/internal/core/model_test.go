@@ -385,220 +385,223 @@ func (m *model) detach(shard int32) {
 	m.order = order
 }
 
-func TestModel(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		m := newModel(t)
-		t.Repeat(map[string]func(*rapid.T){
-			"arrive": func(t *rapid.T) { m.t = t; m.arrive(t) },
-			"again": func(t *rapid.T) {
-				m.t = t
-				if len(m.order) == 0 {
-					return
+func TestModel(t *testing.T) { rapid.Check(t, program) }
+
+func FuzzModel(f *testing.F) { f.Fuzz(rapid.MakeFuzz(program)) }
+
+// program is a random program of commands, each answer held against the model and each count against an audit.
+func program(t *rapid.T) {
+	m := newModel(t)
+	t.Repeat(map[string]func(*rapid.T){
+		"arrive": func(t *rapid.T) { m.t = t; m.arrive(t) },
+		"again": func(t *rapid.T) {
+			m.t = t
+			if len(m.order) == 0 {
+				return
+			}
+			x := m.jobs[rapid.SampledFrom(m.order).Draw(t, "job")]
+			if x.where == inLane || x.where == dropped || m.shards[x.shard] == 0 || x.where == settled && m.now.Sub(x.seen) > 2*time.Minute {
+				return
+			}
+			other := x.home
+			other.Offset += 1 << 40
+			other.Topic = Topic(x.prio)
+			for _, home := range []Home{x.home, other} {
+				v := m.e.Offer(m.now, &Job{ID: x.id, Shard: x.shard, Source: x.source, Tenant: x.tenant, Type: x.typ, Home: home})
+				want := Duplicate
+				if home == x.home && x.where == inEngine {
+					want = Known
 				}
-				x := m.jobs[rapid.SampledFrom(m.order).Draw(t, "job")]
-				if x.where == inLane || x.where == dropped || m.shards[x.shard] == 0 || x.where == settled && m.now.Sub(x.seen) > 2*time.Minute {
-					return
+				if v.Kind != want {
+					t.Fatalf("offered again: %+v, want %d; %+v", v, want, x)
 				}
-				other := x.home
-				other.Offset += 1 << 40
-				other.Topic = Topic(x.prio)
-				for _, home := range []Home{x.home, other} {
-					v := m.e.Offer(m.now, &Job{ID: x.id, Shard: x.shard, Source: x.source, Tenant: x.tenant, Type: x.typ, Home: home})
-					want := Duplicate
-					if home == x.home && x.where == inEngine {
-						want = Known
-					}
-					if v.Kind != want {
-						t.Fatalf("offered again: %+v, want %d; %+v", v, want, x)
-					}
+			}
+		},
+		"join": func(t *rapid.T) {
+			w := rapid.SampledFrom(modelWorkers).Draw(t, "worker")
+			m.e.Join(m.now, w)
+			m.sent[w.ID] = 0
+		},
+		"leave":       func(t *rapid.T) { m.e.Leave(m.now, rapid.SampledFrom(modelWorkers).Draw(t, "worker").ID) },
+		"drainWorker": func(t *rapid.T) { m.e.Drain(m.now, rapid.SampledFrom(modelWorkers).Draw(t, "worker").ID) },
+		"credit": func(t *rapid.T) {
+			w := rapid.SampledFrom(modelWorkers).Draw(t, "worker")
+			m.e.Credit(m.now, w.ID, rapid.Int32Range(0, 5).Draw(t, "free"), rapid.Int64Range(0, m.sent[w.ID]).Draw(t, "seen"))
+		},
+		"ticket": func(t *rapid.T) {
+			m.e.Ticket(m.now, rapid.SampledFrom(modelWorkers).Draw(t, "worker").ID, rapid.Int32Range(1, 3).Draw(t, "n"))
+		},
+		"next": func(t *rapid.T) { m.t = t; m.drain(10000) },
+		"done": func(t *rapid.T) {
+			m.t = t
+			live := m.live()
+			if len(live) == 0 {
+				return
+			}
+			tok := rapid.SampledFrom(live).Draw(t, "token")
+			l := m.leases[tok]
+			kind := ResultKind(rapid.IntRange(1, 4).Draw(t, "kind"))
+			r := Result{Token: tok, JobID: l.job.id, Kind: kind, Delay: rapid.SampledFrom([]time.Duration{0, time.Second}).Draw(t, "delay")}
+			if s := m.e.Done(m.now, "nobody", r); s.Kind != Refused {
+				t.Fatalf("another worker's report was taken: %+v", s)
+			}
+			s := m.e.Done(m.now, l.worker, r)
+			if s.Kind == Refused || s.Kind == Repeated {
+				t.Fatalf("report of a live lease: %+v", s)
+			}
+			m.settle(s)
+			if s := m.e.Done(m.now, l.worker, r); s.Kind != Repeated {
+				t.Fatalf("report repeated: %+v", s)
+			}
+		},
+		"settled": func(t *rapid.T) { m.t = t; m.flush() },
+		"return": func(t *rapid.T) {
+			live := m.live()
+			if len(live) == 0 {
+				return
+			}
+			tok := rapid.SampledFrom(live).Draw(t, "token")
+			l := m.leases[tok]
+			why := rapid.SampledFrom([]ReturnReason{NotStarted, Draining}).Draw(t, "why")
+			m.e.Return(m.now, l.worker, tok, why, 0, 0)
+			delete(m.leases, tok)
+			if why == NotStarted { // as if it had never been granted
+				g := m.grants[l.job.source]
+				m.grants[l.job.source] = g[:max(0, len(g)-1)]
+			}
+		},
+		"renew": func(t *rapid.T) {
+			for _, tok := range m.live() {
+				m.e.Started(m.now, m.leases[tok].worker, []Token{tok})
+				m.e.Renew(m.now, m.leases[tok].worker, []Token{tok})
+			}
+		},
+		"reconcile": func(t *rapid.T) {
+			w := rapid.SampledFrom(modelWorkers).Draw(t, "worker")
+			var held []Token
+			for tok, l := range m.leases {
+				if l.worker != w.ID {
+					continue
 				}
-			},
-			"join": func(t *rapid.T) {
-				w := rapid.SampledFrom(modelWorkers).Draw(t, "worker")
-				m.e.Join(m.now, w)
-				m.sent[w.ID] = 0
-			},
-			"leave":       func(t *rapid.T) { m.e.Leave(m.now, rapid.SampledFrom(modelWorkers).Draw(t, "worker").ID) },
-			"drainWorker": func(t *rapid.T) { m.e.Drain(m.now, rapid.SampledFrom(modelWorkers).Draw(t, "worker").ID) },
-			"credit": func(t *rapid.T) {
-				w := rapid.SampledFrom(modelWorkers).Draw(t, "worker")
-				m.e.Credit(m.now, w.ID, rapid.Int32Range(0, 5).Draw(t, "free"), rapid.Int64Range(0, m.sent[w.ID]).Draw(t, "seen"))
-			},
-			"ticket": func(t *rapid.T) {
-				m.e.Ticket(m.now, rapid.SampledFrom(modelWorkers).Draw(t, "worker").ID, rapid.Int32Range(1, 3).Draw(t, "n"))
-			},
-			"next": func(t *rapid.T) { m.t = t; m.drain(10000) },
-			"done": func(t *rapid.T) {
-				m.t = t
-				live := m.live()
-				if len(live) == 0 {
-					return
+				if l.over || tok.Counter%2 == 0 {
+					held = append(held, tok)
+				} else {
+					delete(m.leases, tok)
 				}
-				tok := rapid.SampledFrom(live).Draw(t, "token")
-				l := m.leases[tok]
-				kind := ResultKind(rapid.IntRange(1, 4).Draw(t, "kind"))
-				r := Result{Token: tok, JobID: l.job.id, Kind: kind, Delay: rapid.SampledFrom([]time.Duration{0, time.Second}).Draw(t, "delay")}
-				if s := m.e.Done(m.now, "nobody", r); s.Kind != Refused {
-					t.Fatalf("another worker's report was taken: %+v", s)
+			}
+			m.grants = map[string][]time.Time{} // not started: as if never granted
+			strange := Token{Shard: 0, Epoch: -1, Counter: 1}
+			if lost := m.e.Reconcile(m.now, w.ID, append(held, strange)); len(lost) != 1 || lost[0] != strange {
+				t.Fatalf("lost %v", lost)
+			}
+		},
+		"inherit": func(t *rapid.T) {
+			m.t = t
+			if len(m.order) == 0 {
+				return
+			}
+			x := m.jobs[rapid.SampledFrom(m.order).Draw(t, "job")]
+			m.offset++
+			tok := Token{Shard: x.shard, Epoch: 0, Counter: m.offset}
+			j := m.e.jobs[x.id]
+			free := j != nil && (j.state == queued || j.state == waiting)
+			if m.shards[x.shard] == 0 || x.where != inEngine {
+				return
+			}
+			if ok := m.e.Inherit(m.now, "w0", x.id, tok, m.now); ok != free {
+				t.Fatalf("inherited: %v, want %v", ok, free)
+			}
+			if free {
+				x.ready = time.Time{} // it began elsewhere
+				m.leases[tok] = &modelLease{job: x, worker: "w0"}
+				m.tokens = append(m.tokens, tok)
+			}
+		},
+		"heard": func(t *rapid.T) {
+			s := Summary{Pool: "t", Borrowed: 2, C: .1, Borrowers: []Borrower{{Demand: 3, Weight: 1}}}
+			s.Priorities[Default] = PriorityLoad{Mean: 1, Variance: 1, Running: 2, ActiveWeight: 2, Queued: true, LeastTag: 1}
+			m.e.Heard(m.now, "other", s.list())
+			m.e.Latest(m.now, "w0", Default, rapid.Float64Range(0, 10).Draw(t, "v"))
+			m.e.Summary(m.now)
+		},
+		"hold": func(t *rapid.T) {
+			var s Switch
+			s.Scope.Kind = ScopeKind(rapid.IntRange(1, 3).Draw(t, "scope"))
+			if s.Scope.Kind != ScopeTenant {
+				s.Scope.Source = rapid.SampledFrom(modelSources).Draw(t, "source")
+			}
+			if s.Scope.Kind != ScopeSource {
+				s.Scope.Tenant = rapid.SampledFrom([]string{"x", "y"}).Draw(t, "tenant")
+			}
+			s.Verb = Verb(rapid.IntRange(1, 3).Draw(t, "verb"))
+			s.To = Priority(rapid.IntRange(0, 4).Draw(t, "to"))
+			if rapid.Bool().Draw(t, "until") {
+				s.Until = m.now.Add(5 * time.Second)
+			}
+			var list []Switch
+			for _, o := range m.control.Switches {
+				if o.Scope != s.Scope {
+					list = append(list, o)
 				}
-				s := m.e.Done(m.now, l.worker, r)
-				if s.Kind == Refused || s.Kind == Repeated {
-					t.Fatalf("report of a live lease: %+v", s)
+			}
+			m.control.Switches = append(list, s)
+			m.apply()
+		},
+		"resume": func(t *rapid.T) { m.control.Switches = nil; m.apply() },
+		"policy": func(t *rapid.T) {
+			name := rapid.SampledFrom(modelSources).Draw(t, "source")
+			p := Policy{MaxPriority: Priority(rapid.IntRange(0, 4).Draw(t, "ceiling")), Weight: rapid.SampledFrom([]int32{0, 50, 300}).Draw(t, "weight")}
+			if rapid.Bool().Draw(t, "rated") {
+				rate, burst := rapid.SampledFrom([]float64{.5, 2, 20}).Draw(t, "rate"), rapid.Int32Range(1, 5).Draw(t, "burst")
+				p.Quota.Rate, p.Quota.Burst = &rate, &burst
+			}
+			live := 0
+			for _, l := range m.leases {
+				if l.job.source == name && !l.over {
+					live++
 				}
-				m.settle(s)
-				if s := m.e.Done(m.now, l.worker, r); s.Kind != Repeated {
-					t.Fatalf("report repeated: %+v", s)
+			}
+			if rapid.Bool().Draw(t, "capped") {
+				c := rapid.Int32Range(0, 4).Draw(t, "concurrency")
+				p.Quota.Concurrency = &c
+			}
+			sources := map[string]Policy{}
+			for k, v := range m.control.Sources {
+				sources[k] = v
+			}
+			sources[name] = p
+			m.control.Sources = sources
+			m.grants[name] = nil
+			m.apply()
+		},
+		"pinned": func(t *rapid.T) { m.e.Pinned(m.now, append([]JobID(nil), m.order...)) },
+		"time": func(t *rapid.T) {
+			m.t = t
+			m.now = m.now.Add(rapid.SampledFrom([]time.Duration{time.Millisecond, 15 * time.Millisecond, time.Second, 6 * time.Second, 25 * time.Second}).Draw(t, "d"))
+			m.tick()
+		},
+		"detach": func(t *rapid.T) {
+			if rapid.IntRange(0, 3).Draw(t, "dice") == 0 {
+				m.detach(rapid.Int32Range(0, 1).Draw(t, "shard"))
+			}
+		},
+		"attach": func(t *rapid.T) {
+			m.last = map[int32]Token{}
+			m.attach(rapid.Int32Range(0, 1).Draw(t, "shard"))
+		},
+		"": func(t *rapid.T) {
+			if err := audit(m.e); err != nil {
+				t.Fatalf("%v\n%s", err, m.e.Dump(m.now))
+			}
+			for _, id := range m.order {
+				x := m.jobs[id]
+				if has := m.e.jobs[id] != nil; has != (x.where == inEngine) {
+					t.Fatalf("job %x: in the engine %v, want %v", id, has, x.where == inEngine)
 				}
-			},
-			"settled": func(t *rapid.T) { m.t = t; m.flush() },
-			"return": func(t *rapid.T) {
-				live := m.live()
-				if len(live) == 0 {
-					return
-				}
-				tok := rapid.SampledFrom(live).Draw(t, "token")
-				l := m.leases[tok]
-				why := rapid.SampledFrom([]ReturnReason{NotStarted, Draining}).Draw(t, "why")
-				m.e.Return(m.now, l.worker, tok, why, 0, 0)
-				delete(m.leases, tok)
-				if why == NotStarted { // as if it had never been granted
-					g := m.grants[l.job.source]
-					m.grants[l.job.source] = g[:max(0, len(g)-1)]
-				}
-			},
-			"renew": func(t *rapid.T) {
-				for _, tok := range m.live() {
-					m.e.Started(m.now, m.leases[tok].worker, []Token{tok})
-					m.e.Renew(m.now, m.leases[tok].worker, []Token{tok})
-				}
-			},
-			"reconcile": func(t *rapid.T) {
-				w := rapid.SampledFrom(modelWorkers).Draw(t, "worker")
-				var held []Token
-				for tok, l := range m.leases {
-					if l.worker != w.ID {
-						continue
-					}
-					if l.over || tok.Counter%2 == 0 {
-						held = append(held, tok)
-					} else {
-						delete(m.leases, tok)
-					}
-				}
-				m.grants = map[string][]time.Time{} // not started: as if never granted
-				strange := Token{Shard: 0, Epoch: -1, Counter: 1}
-				if lost := m.e.Reconcile(m.now, w.ID, append(held, strange)); len(lost) != 1 || lost[0] != strange {
-					t.Fatalf("lost %v", lost)
-				}
-			},
-			"inherit": func(t *rapid.T) {
-				m.t = t
-				if len(m.order) == 0 {
-					return
-				}
-				x := m.jobs[rapid.SampledFrom(m.order).Draw(t, "job")]
-				m.offset++
-				tok := Token{Shard: x.shard, Epoch: 0, Counter: m.offset}
-				j := m.e.jobs[x.id]
-				free := j != nil && (j.state == queued || j.state == waiting)
-				if m.shards[x.shard] == 0 || x.where != inEngine {
-					return
-				}
-				if ok := m.e.Inherit(m.now, "w0", x.id, tok, m.now); ok != free {
-					t.Fatalf("inherited: %v, want %v", ok, free)
-				}
-				if free {
-					x.ready = time.Time{} // it began elsewhere
-					m.leases[tok] = &modelLease{job: x, worker: "w0"}
-					m.tokens = append(m.tokens, tok)
-				}
-			},
-			"heard": func(t *rapid.T) {
-				s := Summary{Pool: "t", Borrowed: 2, C: .1, Borrowers: []Borrower{{Demand: 3, Weight: 1}}}
-				s.Priorities[Default] = PriorityLoad{Mean: 1, Variance: 1, Running: 2, ActiveWeight: 2, Queued: true, LeastTag: 1}
-				m.e.Heard(m.now, "other", s.list())
-				m.e.Latest(m.now, "w0", Default, rapid.Float64Range(0, 10).Draw(t, "v"))
-				m.e.Summary(m.now)
-			},
-			"hold": func(t *rapid.T) {
-				var s Switch
-				s.Scope.Kind = ScopeKind(rapid.IntRange(1, 3).Draw(t, "scope"))
-				if s.Scope.Kind != ScopeTenant {
-					s.Scope.Source = rapid.SampledFrom(modelSources).Draw(t, "source")
-				}
-				if s.Scope.Kind != ScopeSource {
-					s.Scope.Tenant = rapid.SampledFrom([]string{"x", "y"}).Draw(t, "tenant")
-				}
-				s.Verb = Verb(rapid.IntRange(1, 3).Draw(t, "verb"))
-				s.To = Priority(rapid.IntRange(0, 4).Draw(t, "to"))
-				if rapid.Bool().Draw(t, "until") {
-					s.Until = m.now.Add(5 * time.Second)
-				}
-				var list []Switch
-				for _, o := range m.control.Switches {
-					if o.Scope != s.Scope {
-						list = append(list, o)
-					}
-				}
-				m.control.Switches = append(list, s)
-				m.apply()
-			},
-			"resume": func(t *rapid.T) { m.control.Switches = nil; m.apply() },
-			"policy": func(t *rapid.T) {
-				name := rapid.SampledFrom(modelSources).Draw(t, "source")
-				p := Policy{MaxPriority: Priority(rapid.IntRange(0, 4).Draw(t, "ceiling")), Weight: rapid.SampledFrom([]int32{0, 50, 300}).Draw(t, "weight")}
-				if rapid.Bool().Draw(t, "rated") {
-					rate, burst := rapid.SampledFrom([]float64{.5, 2, 20}).Draw(t, "rate"), rapid.Int32Range(1, 5).Draw(t, "burst")
-					p.Quota.Rate, p.Quota.Burst = &rate, &burst
-				}
-				live := 0
-				for _, l := range m.leases {
-					if l.job.source == name && !l.over {
-						live++
-					}
-				}
-				if rapid.Bool().Draw(t, "capped") {
-					c := rapid.Int32Range(0, 4).Draw(t, "concurrency")
-					p.Quota.Concurrency = &c
-				}
-				sources := map[string]Policy{}
-				for k, v := range m.control.Sources {
-					sources[k] = v
-				}
-				sources[name] = p
-				m.control.Sources = sources
-				m.grants[name] = nil
-				m.apply()
-			},
-			"pinned": func(t *rapid.T) { m.e.Pinned(m.now, append([]JobID(nil), m.order...)) },
-			"time": func(t *rapid.T) {
-				m.t = t
-				m.now = m.now.Add(rapid.SampledFrom([]time.Duration{time.Millisecond, 15 * time.Millisecond, time.Second, 6 * time.Second, 25 * time.Second}).Draw(t, "d"))
-				m.tick()
-			},
-			"detach": func(t *rapid.T) {
-				if rapid.IntRange(0, 3).Draw(t, "dice") == 0 {
-					m.detach(rapid.Int32Range(0, 1).Draw(t, "shard"))
-				}
-			},
-			"attach": func(t *rapid.T) {
-				m.last = map[int32]Token{}
-				m.attach(rapid.Int32Range(0, 1).Draw(t, "shard"))
-			},
-			"": func(t *rapid.T) {
-				if err := audit(m.e); err != nil {
-					t.Fatalf("%v\n%s", err, m.e.Dump(m.now))
-				}
-				for _, id := range m.order {
-					x := m.jobs[id]
-					if has := m.e.jobs[id] != nil; has != (x.where == inEngine) {
-						t.Fatalf("job %x: in the engine %v, want %v", id, has, x.where == inEngine)
-					}
-				}
-			},
-		})
-		m.finish(t)
+			}
+		},
 	})
+	m.finish(t)
 }
 
 // finish gives everybody workers, quotas and time: every job must come to its end.
