@@ -1,0 +1,149 @@
+package shard
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/spillway/spillway/pkg/envelope"
+	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
+	logv1 "github.com/spillway/spillway/proto/gen/spillway/log/v1"
+	"github.com/spillway/spillway/services/scheduler/internal/core"
+)
+
+func settledOf(id core.JobID, outcome jobv1.Outcome) *logv1.JobEvent {
+	return &logv1.JobEvent{Event: &logv1.JobEvent_Settled{Settled: &logv1.Settled{
+		JobId: envelope.JobID(id).String(), Source: "crm", Outcome: outcome, SettledAt: timestamppb.Now(),
+	}}}
+}
+
+func failedOf(id core.JobID, number int32, counter int64, retryAt time.Time) *logv1.JobEvent {
+	return &logv1.JobEvent{Event: &logv1.JobEvent_Attempt{Attempt: &logv1.AttemptFailed{
+		JobId: envelope.JobID(id).String(), Source: "crm", Token: &jobv1.Token{Counter: counter}, RetryAt: timestamppb.New(retryAt),
+		Attempt: &jobv1.Attempt{Number: number, Counted: true},
+	}}}
+}
+
+// job is the id of the n-th job of a test, in shard 0.
+func job(n byte) core.JobID { return core.JobID(envelope.NewJobID(time.Unix(1e9, 0), 0, [8]byte{n})) }
+
+// TestHistoryByTheReadersRule: a terminal event counts unless its epoch is older than the last fence before it, of several the first one does, and
+// what no scheduler of the installation has written does not count at all (H5, I4).
+func TestHistoryByTheReadersRule(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		const succeeded, died = jobv1.Outcome_OUTCOME_SUCCEEDED, jobv1.Outcome_OUTCOME_DEAD
+		retry := time.Now().Add(time.Minute).Truncate(time.Second)
+		w.jobs(topics.Jobs("default"), 0, 5)
+		former := w.event(0, 0, macKey, fenceOf("former"))
+		w.event(0, former, macKey, settledOf(job(1), succeeded))
+		w.event(0, former, macKey, failedOf(job(2), 1, 7, retry.Add(-time.Second)))
+		later := w.event(0, 0, macKey, fenceOf("later"))
+		w.event(0, former, macKey, settledOf(job(3), succeeded)) // late
+		w.event(0, former, macKey, failedOf(job(2), 2, 8, retry))
+		w.event(0, later, []byte("another installation's key, 32 b"), settledOf(job(4), succeeded)) // forged
+		w.event(0, later, macKey, settledOf(job(1), died))                                          // the second
+		w.event(0, later, macKey, settledOf(job(5), died))
+
+		r := w.own("a")
+		window := r.window(topics.Jobs("default"), 0)
+		for n, want := range map[byte]bool{1: true, 2: false, 3: false, 4: false, 5: true} {
+			if got := window.History(job(n), 0); got.Settled != want {
+				t.Errorf("job %d settled: %v", n, got.Settled)
+			}
+		}
+		past := window.History(job(2), 0)
+		if past.Attempts != 2 || !past.RetryAt.Equal(retry) || past.Reported.Counter != 8 {
+			t.Errorf("job 2 has the past %+v", past)
+		}
+		if until := time.Until(past.Quarantine); until < Quarantine-time.Second || until > Quarantine {
+			t.Errorf("what was there at the takeover is quarantined for %v", until)
+		}
+		if past := window.History(job(2), 5); !past.Quarantine.IsZero() {
+			t.Error("what came later is quarantined")
+		}
+
+		// Each job that has an outcome is counted once, when its record is complete.
+		for n := byte(1); n <= 5; n++ {
+			add(t, window, job(n), int64(n-1))
+			r.Complete(0, job(n), core.Home{Topic: core.Topic(core.Default), Offset: int64(n - 1)})
+		}
+		time.Sleep(time.Second)
+		at := w.committed(topics.Outcomes(), 0)
+		if counts, err := ParseCounts(at.Meta.Counts); err != nil || counts != (Counts{Succeeded: 1, Dead: 1}) {
+			t.Errorf("counts %+v, %v", counts, err)
+		}
+		if at.Offset != w.event(0, 0, macKey, fenceOf("end")) {
+			t.Errorf("committed %d: something is still needed", at.Offset)
+		}
+	})
+}
+
+// TestLateEventBelowTheReading: the fence that makes an event late may lie before what is read. A later event shows that there was one.
+func TestLateEventBelowTheReading(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		former := w.event(0, 0, macKey, fenceOf("former"))
+		later := w.event(0, 0, macKey, fenceOf("later"))
+		from := w.event(0, later, macKey, settledOf(job(1), jobv1.Outcome_OUTCOME_SUCCEEDED))
+		w.event(0, former, macKey, settledOf(job(2), jobv1.Outcome_OUTCOME_SUCCEEDED))
+		fence := w.event(0, 0, macKey, fenceOf("me"))
+		s := &owned{byJob: map[core.JobID][]int64{}, history: map[core.JobID]core.Past{}, events: events{next: from}}
+		if forged, err := s.fold(t.Context(), w.client, macKey, topics.Outcomes(), from, from, fence); err != nil || forged != 0 {
+			t.Fatal(forged, err)
+		}
+		if !s.history[job(1)].Settled || s.history[job(2)].Settled {
+			t.Errorf("history %+v", s.history)
+		}
+	})
+}
+
+// TestForeignFenceBelowOwnLateEvent: an event of our own that was written after another owner's fence does not hide that fence (H5, H16).
+func TestForeignFenceBelowOwnLateEvent(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		s := &owned{byJob: map[core.JobID][]int64{}}
+		s.epoch = w.event(0, 0, macKey, fenceOf("me"))
+		s.ours, s.events.next = s.epoch+1, s.epoch+1
+		mine := func() { s.event(job(1), w.event(0, s.epoch, macKey, settledOf(job(1), 1)), jobv1.Outcome_OUTCOME_SUCCEEDED) }
+		mine()
+		fenced := func() bool {
+			fenced, err := s.foreign(t.Context(), w.client, topics.Outcomes(), "me")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return fenced
+		}
+		if fenced() {
+			t.Error("fenced by nobody")
+		}
+		w.event(0, s.epoch, macKey, settledOf(job(2), 1)) // ours, of unknown fate
+		mine()
+		if fenced() {
+			t.Error("fenced by an event")
+		}
+		w.event(0, 0, macKey, fenceOf("another"))
+		mine()
+		mine()
+		if !fenced() {
+			t.Error("the other owner was not seen")
+		}
+	})
+}
+
+// TestSettledIdsComeBack: what former owners settled lately is in the engine's dedupe window after a takeover (H19).
+func TestSettledIdsComeBack(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		former := w.event(0, 0, macKey, fenceOf("former"))
+		w.event(0, former, macKey, settledOf(job(1), jobv1.Outcome_OUTCOME_SUCCEEDED))
+		r := w.own("a")
+		var verdicts []core.VerdictKind
+		r.deps.Engine.Do(func(now time.Time, e *core.Engine) {
+			for n := byte(1); n <= 2; n++ {
+				verdicts = append(verdicts, e.Offer(now, &core.Job{ID: job(n), Source: "crm", Type: "tag", Home: core.Home{Offset: int64(n)}}).Kind)
+			}
+		})
+		if !slices.Equal(verdicts, []core.VerdictKind{core.Duplicate, core.Queue}) {
+			t.Errorf("verdicts %v", verdicts)
+		}
+	})
+}

@@ -1,0 +1,277 @@
+package shard
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/spillway/spillway/pkg/kafka"
+	"github.com/spillway/spillway/pkg/kafka/kafkatest"
+	"github.com/spillway/spillway/pkg/offsets"
+	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
+	"github.com/spillway/spillway/services/scheduler/internal/core"
+)
+
+func home(offset int64) core.Home { return core.Home{Topic: core.Topic(core.Default), Offset: offset} }
+
+// TestCommitNeverPassesTheIncomplete: the lowest incomplete offset is committed, what is complete above it is in the metadata, and the next owner
+// works on neither what is below nor what is in there (H3).
+func TestCommitNeverPassesTheIncomplete(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.jobs(topics.Jobs("default"), 0, 10)
+		r := w.own("a")
+		window := r.window(topics.Jobs("default"), 0)
+		add(t, window, job(1), 0, 1, 2, 3, 4, 5, 6, 7)
+		for _, offset := range []int64{0, 1, 3, 4, 6} {
+			r.Complete(0, job(1), home(offset))
+		}
+		time.Sleep(time.Second)
+		at := w.committed(topics.Jobs("default"), 0)
+		if at.Offset != 2 || !at.Meta.Done.Contains(2, 3) || !at.Meta.Done.Contains(2, 4) || at.Meta.Done.Contains(2, 5) || !at.Meta.Done.Contains(2, 6) {
+			t.Fatalf("committed %+v", at)
+		}
+		r.stop()
+		window = w.own("b").window(topics.Jobs("default"), 0)
+		if next := window.Next(); next != 2 {
+			t.Fatalf("reading goes on at %d", next)
+		}
+		for offset, want := range []bool{2: true, 3: false, 4: false, 5: true, 6: false, 7: true, 8: true} {
+			if offset < 2 {
+				continue
+			}
+			if fresh, err := window.Add(t.Context(), int64(offset), job(1)); err != nil || fresh != want {
+				t.Errorf("offset %d: fresh %v, %v", offset, fresh, err)
+			}
+		}
+	})
+}
+
+// TestPutBackIsReadAgain: what was read and not worked on when a generation ended is read again under the next one, and only that.
+func TestPutBackIsReadAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.jobs(topics.Jobs("default"), 0, 10)
+		r := w.own("a")
+		window := r.window(topics.Jobs("default"), 0)
+		add(t, window, job(1), 0, 1, 2, 3, 4)
+		window.PutBack(2)
+		window.PutBack(4)
+		if next := window.Next(); next != 2 {
+			t.Fatalf("reading goes on at %d", next)
+		}
+		for offset, want := range []bool{2: true, 3: false, 4: true, 5: true} {
+			if fresh, err := window.Add(t.Context(), int64(offset), job(1)); offset >= 2 && (err != nil || fresh != want) {
+				t.Errorf("offset %d: fresh %v, %v", offset, fresh, err)
+			}
+		}
+		if next := window.Next(); next != 6 {
+			t.Errorf("then it goes on at %d", next)
+		}
+	})
+}
+
+// TestEventsAreKeptUntilTheirCompletionIsCommitted: a crash between the event and the commit must find the event (H3, architecture §5).
+func TestEventsAreKeptUntilTheirCompletionIsCommitted(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.jobs(topics.Jobs("default"), 0, 2)
+		r := w.own("a")
+		window := r.window(topics.Jobs("default"), 0)
+		add(t, window, job(1), 0)
+		add(t, window, job(2), 1)
+		epoch, _ := r.Epoch(0)
+		failed := w.event(0, epoch, macKey, failedOf(job(1), 1, 1, time.Now()))
+		r.Event(0, job(1), failed, jobv1.Outcome_OUTCOME_UNSPECIFIED)
+		done := w.event(0, epoch, macKey, settledOf(job(2), jobv1.Outcome_OUTCOME_SUCCEEDED))
+		r.Event(0, job(2), done, jobv1.Outcome_OUTCOME_SUCCEEDED)
+		r.Complete(0, job(2), home(1))
+		time.Sleep(time.Second)
+		if at := w.committed(topics.Outcomes(), 0); at.Offset != failed {
+			t.Errorf("committed %d while the attempt at %d is needed", at.Offset, failed)
+		}
+		r.Complete(0, job(1), home(0))
+		time.Sleep(time.Second)
+		if at := w.committed(topics.Outcomes(), 0); at.Offset != done+1 {
+			t.Errorf("committed %d, nothing is needed below %d", at.Offset, done+1)
+		}
+	})
+}
+
+// TestDrainedShardByShard: the final commit says drained of the shards in which nothing runs, and of no other; nor of one in which jobs of a
+// former owner wait out their quarantine (H6).
+func TestDrainedShardByShard(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		drained := func() []bool {
+			return []bool{w.committed(topics.Outcomes(), 0).Meta.Drained, w.committed(topics.Outcomes(), 1).Meta.Drained}
+		}
+		w.busy[1] = true
+		r := w.own("a")
+		if got := drained(); slices.Contains(got, true) {
+			t.Errorf("drained while it grants: %v", got)
+		}
+		w.jobs(topics.Jobs("low"), 1, 3)
+		r.stop()
+		if got := drained(); !slices.Equal(got, []bool{true, false}) {
+			t.Errorf("drained: %v, a job of shard 1 was running", got)
+		}
+		w.busy[1] = false
+		r = w.own("b")
+		if got := drained(); slices.Contains(got, true) {
+			t.Errorf("drained while it grants: %v", got)
+		}
+		r.stop()
+		if got := drained(); !slices.Equal(got, []bool{true, false}) {
+			t.Errorf("drained: %v, shard 1 was quarantined", got)
+		}
+		r = w.own("c")
+		time.Sleep(Quarantine + time.Second)
+		r.stop()
+		if got := drained(); !slices.Equal(got, []bool{true, true}) {
+			t.Errorf("drained: %v", got)
+		}
+	})
+}
+
+// TestForeignCommitReadsFromTheStart: a committed offset that the log does not hold is no reason to skip anything (H26, H29).
+func TestForeignCommitReadsFromTheStart(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.jobs(topics.Jobs("high"), 0, 5)
+		text, err := offsets.Metadata{}.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		nobody := kafka.Member{Group: topics.Group(), Generation: -1}
+		if err := w.client.CommitOffsets(t.Context(), nobody, []kafka.Commit{{Topic: topics.Jobs("high"), Partition: 0, Offset: 100, Metadata: text}}); err != nil {
+			t.Fatal(err)
+		}
+		if next := w.own("a").window(topics.Jobs("high"), 0).Next(); next != 0 {
+			t.Errorf("reading begins at %d", next)
+		}
+	})
+}
+
+// TestLaneIsCommittedBeforeItIsUsed: nobody gets a lane before the commit that names its owner stands, those who ask at the same time included.
+func TestLaneIsCommittedBeforeItIsUsed(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		r := w.own("a")
+		release := w.broker.Hold(kafkatest.OffsetCommit)
+		defer release()
+		var asking sync.WaitGroup
+		var mu sync.Mutex
+		var got []string
+		for range 3 {
+			asking.Go(func() {
+				lane, err := r.Lane(t.Context(), 1, "crm", "tag")
+				mu.Lock()
+				defer mu.Unlock()
+				got = append(got, fmt.Sprint(lane, err))
+			})
+			time.Sleep(100 * time.Millisecond)
+		}
+		mu.Lock()
+		if len(got) != 0 {
+			t.Errorf("used before its commit: %v", got)
+		}
+		mu.Unlock()
+		release()
+		asking.Wait()
+		if want := fmt.Sprint(shards+1, nil); len(got) != 3 || got[0] != want || got[1] != want || got[2] != want {
+			t.Errorf("got %v", got)
+		}
+		if at := w.committed(topics.Spill(), shards+1); at.Meta.Source != "crm" || at.Meta.Type != "tag" {
+			t.Errorf("committed %+v", at)
+		}
+		r.stop()
+		r = w.own("b")
+		if lane, has := r.LaneOf(1, "crm", "tag"); !has || lane != shards+1 {
+			t.Errorf("the next owner knows lane %d, %v", lane, has)
+		}
+	})
+}
+
+// TestLaneWithoutACommitIsNoLane: when the commit cannot be made there is no lane, and the waiting ends with the generation (H12).
+func TestLaneWithoutACommitIsNoLane(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		r := w.own("a")
+		w.broker.Stop()
+		began := time.Now()
+		if _, err := r.Lane(t.Context(), 0, "crm", "tag"); err == nil {
+			t.Error("a lane without a broker")
+		}
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		if _, has := r.LaneOf(0, "crm", "tag"); has {
+			t.Error("it has a lane")
+		}
+		w.broker.Resume()
+		time.Sleep(10 * time.Second)
+		if lane, err := r.Lane(t.Context(), 0, "crm", "tag"); err != nil || lane != shards {
+			t.Errorf("then: %d, %v", lane, err)
+		}
+	})
+}
+
+// TestLanesRunOut: the last resort is the common lane, for as many as come (H12).
+func TestLanesRunOut(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		r := w.own("a")
+		for n, want := range []int32{2, 4, 0, 0} {
+			if lane, err := r.Lane(t.Context(), 0, fmt.Sprint("source", n), "tag"); err != nil || lane != want {
+				t.Errorf("source %d: lane %d, %v", n, lane, err)
+			}
+		}
+		if !r.Exhausted(0) || r.Exhausted(1) {
+			t.Error("Exhausted")
+		}
+	})
+}
+
+// TestEndedBeforeItsLaneWasRead: a job was moved to a lane while it ran, and has ended before the lane is read: its copy is complete, for the next
+// owner too.
+func TestEndedBeforeItsLaneWasRead(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		r := w.own("a")
+		lane, err := r.Lane(t.Context(), 0, "crm", "tag")
+		if err != nil {
+			t.Fatal(err)
+		}
+		offset := w.jobs(topics.Spill(), int(lane), 5)
+		r.Landed(0, lane, offset+4)
+		r.Complete(0, job(1), core.Home{Topic: core.TopicSpill, Partition: lane, Offset: offset + 3})
+		time.Sleep(time.Second)
+		for _, name := range []string{"a", "b"} {
+			window := r.window(topics.Spill(), int(lane))
+			add(t, window, job(2), offset, offset+1, offset+2)
+			if fresh, err := window.Add(t.Context(), offset+3, job(1)); err != nil || fresh {
+				t.Errorf("%s: its copy would run: %v, %v", name, fresh, err)
+			}
+			if name == "a" {
+				r.stop()
+				r = w.own("b")
+			}
+		}
+	})
+}
+
+// TestSuspendedShardsAreForgotten: without a generation for 15 s the replica owns nothing any more (H34).
+func TestSuspendedShardsAreForgotten(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		r := w.own("a")
+		epoch, _ := r.Epoch(0)
+		w.broker.Stop()
+		time.Sleep(14 * time.Second)
+		if ids, _ := r.Shards(); len(ids) != shards {
+			t.Errorf("after 14 s it has %v", ids)
+		}
+		time.Sleep(2 * time.Second)
+		if ids, _ := r.Shards(); len(ids) != 0 {
+			t.Errorf("after 16 s it has %v", ids)
+		}
+		w.broker.Resume()
+		time.Sleep(15 * time.Second)
+		if now, owned := r.Epoch(0); !owned || now == epoch {
+			t.Errorf("then it has epoch %d, %v", now, owned)
+		}
+	})
+}
