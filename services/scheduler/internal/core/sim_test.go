@@ -257,6 +257,7 @@ func (r *simReplica) drain() {
 			return
 		case Grant:
 			w.grants++
+			r.lent(a.Lease.Job.line)
 		case Demand:
 			w.demands++
 		case Pass:
@@ -264,6 +265,17 @@ func (r *simReplica) drain() {
 		}
 		x := w.worker(a.Worker)
 		w.after(w.delay, func() { x.receive(r, a) })
+	}
+}
+
+// lent fails the test if a borrower alone was just given more than S − K slots while fewer than K are open.
+func (r *simReplica) lent(l *line) {
+	p := l.pool
+	if !l.borrower || float64(l.run) <= p.fair(l) {
+		return
+	}
+	if k := p.k(l.prio); float64(l.run) > p.slots-k+.5 && p.open() < k-.5 { // the grant itself moved K a little
+		r.w.tb.Errorf("%s was lent a slot: runs on %d of %g, open %g, K %g", l.src.name, l.run, p.slots, p.open(), k)
 	}
 }
 
