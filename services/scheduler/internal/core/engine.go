@@ -183,6 +183,20 @@ func (e *Engine) Detach(id int32) {
 	e.marks = true
 }
 
+// Busy reports whether a lease of the shard is running, being settled, or announced by a worker.
+func (e *Engine) Busy(shard int32) bool {
+	for t := range e.leases {
+		if t.Shard == shard {
+			return true
+		}
+	}
+	sh := e.shards[shard]
+	return sh != nil && len(sh.claims) > 0
+}
+
+// Leases is the number of leases that are running or being settled: none when the replica may stop without leaving work behind.
+func (e *Engine) Leases() int { return len(e.leases) }
+
 // discard forgets a source that has no jobs.
 func (e *Engine) discard(t moment, name string, s *source) {
 	e.arm(&s.timer, never)
@@ -254,6 +268,22 @@ func (e *Engine) unlist(j *Job) {
 	if j.expireIdx != 0 {
 		e.expiring = toggle(e.expiring, j, &j.expireIdx, func(o *Job) *int { return &o.expireIdx })
 	}
+}
+
+// toggle adds x to a list without order, or takes it out by moving the last one to its place.
+func toggle[T any](list []*T, x *T, at *int, place func(*T) *int) []*T {
+	if *at == 0 {
+		list = append(list, x)
+		*at = len(list)
+		return list
+	}
+	last := len(list) - 1
+	moved := list[last]
+	list[*at-1] = moved
+	*place(moved) = *at
+	*at = 0
+	list[last] = nil
+	return list[:last]
 }
 
 // keep filters in place.

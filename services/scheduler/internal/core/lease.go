@@ -385,17 +385,3 @@ func (e *Engine) claimOf(worker string, tok Token) *claim {
 	}
 	return nil
 }
-
-// Busy reports whether a lease of the shard is running, being settled, or announced by a worker.
-func (e *Engine) Busy(shard int32) bool {
-	for t := range e.leases {
-		if t.Shard == shard {
-			return true
-		}
-	}
-	sh := e.shards[shard]
-	return sh != nil && len(sh.claims) > 0
-}
-
-// Leases is the number of leases that are running or being settled: none when the replica may stop without leaving work behind.
-func (e *Engine) Leases() int { return len(e.leases) }

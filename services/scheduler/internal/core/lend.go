@@ -58,6 +58,27 @@ func (p *pool) refresh() {
 	}
 }
 
+// resize takes a changed number of slots into account.
+func (e *Engine) resize(p *pool) {
+	n := int32(0)
+	for _, g := range p.groups {
+		n += g.slots
+	}
+	if p.slots == 0 && n > 0 {
+		p.staffed = e.last
+	}
+	p.slots = float64(n)
+	shares := [Priorities]float64{Bulk: 1, Low: 2, Default: 4, High: 8}
+	rest := p.slots
+	for q := Bulk; q < Critical; q++ {
+		p.bands[q].floor = max(1, math.Floor(p.slots/2*shares[q]/15))
+		rest -= p.bands[q].floor
+	}
+	p.bands[Critical].floor = max(1, min(math.Floor(p.slots/2), rest))
+	p.refresh()
+	e.touch(p)
+}
+
 func (b *band) mean() float64 { return max(b.m1, b.m10) }
 
 // variance is at least that of a Poisson arrival with this mean.

@@ -194,22 +194,6 @@ func (w *worker) setBid(b Bid) {
 	}
 }
 
-// toggle adds x to a list without order, or takes it out by moving the last one to its place.
-func toggle[T any](list []*T, x *T, at *int, place func(*T) *int) []*T {
-	if *at == 0 {
-		list = append(list, x)
-		*at = len(list)
-		return list
-	}
-	last := len(list) - 1
-	moved := list[last]
-	list[*at-1] = moved
-	*place(moved) = *at
-	*at = 0
-	list[last] = nil
-	return list[:last]
-}
-
 // Join makes a worker known, or changes its types and concurrency; it has no open slot until Credit. Leases that
 // it holds from before stay valid.
 func (e *Engine) Join(now time.Time, w Worker) {
@@ -404,25 +388,4 @@ func (e *Engine) repool(t moment) {
 	for _, p := range e.pools {
 		e.resize(p)
 	}
-}
-
-// resize takes a changed number of slots into account.
-func (e *Engine) resize(p *pool) {
-	n := int32(0)
-	for _, g := range p.groups {
-		n += g.slots
-	}
-	if p.slots == 0 && n > 0 {
-		p.staffed = e.last
-	}
-	p.slots = float64(n)
-	shares := [Priorities]float64{Bulk: 1, Low: 2, Default: 4, High: 8}
-	rest := p.slots
-	for q := Bulk; q < Critical; q++ {
-		p.bands[q].floor = max(1, math.Floor(p.slots/2*shares[q]/15))
-		rest -= p.bands[q].floor
-	}
-	p.bands[Critical].floor = max(1, min(math.Floor(p.slots/2), rest))
-	p.refresh()
-	e.touch(p)
 }
