@@ -134,9 +134,12 @@ func (e *Engine) Renew(now time.Time, worker string, tokens []Token) (renewed, l
 func (e *Engine) Done(now time.Time, worker string, r Result) Settlement {
 	t := e.advance(now)
 	j := e.leaseOf(worker, r.Token)
-	if c := e.claimOf(worker, r.Token); j == nil && c != nil {
-		c.result, c.until = &r, t+reportKept
-		return Settlement{Kind: Repeated, Token: r.Token}
+	if j == nil {
+		if c := e.claimOf(worker, r.Token); c != nil {
+			report := r // a copy, so that r itself stays off the heap
+			c.result, c.until = &report, t+reportKept
+			return Settlement{Kind: Repeated, Token: r.Token}
+		}
 	}
 	if j == nil || j.ID != r.JobID {
 		return Settlement{Kind: Refused, Token: r.Token, Reason: ReasonStaleLease}

@@ -1,7 +1,9 @@
 package core
 
 import (
+	"cmp"
 	"math"
+	"slices"
 	"sort"
 	"time"
 )
@@ -160,7 +162,7 @@ func level(ds []demand, slots float64) float64 {
 		return math.MaxInt32
 	}
 	if len(ds) > 1 {
-		sort.Slice(ds, func(i, j int) bool { return ds[i].want*ds[j].weight < ds[j].want*ds[i].weight })
+		slices.SortFunc(ds, func(a, b demand) int { return cmp.Compare(a.want*b.weight, b.want*a.weight) })
 	}
 	for _, d := range ds {
 		if d.want*weight >= slots*d.weight {
