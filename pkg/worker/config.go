@@ -51,16 +51,16 @@ const (
 func (c Config) validate() error {
 	var errs []error
 	if len(targets(c.Schedulers)) == 0 {
-		errs = append(errs, errors.New("Schedulers is empty"))
+		errs = append(errs, errors.New("field Schedulers is empty"))
 	}
 	if c.Concurrency < 1 || c.Concurrency > maxConcurrency {
-		errs = append(errs, fmt.Errorf("Concurrency is %d, must be 1 to %d", c.Concurrency, maxConcurrency))
+		errs = append(errs, fmt.Errorf("field Concurrency is %d, must be 1 to %d", c.Concurrency, maxConcurrency))
 	}
 	if len(c.Version) > 64 {
-		errs = append(errs, errors.New("Version is longer than 64 bytes"))
+		errs = append(errs, errors.New("field Version is longer than 64 bytes"))
 	}
 	if c.Drain < 0 {
-		errs = append(errs, errors.New("Drain is negative"))
+		errs = append(errs, errors.New("field Drain is negative"))
 	}
 	if len(errs) > 0 {
 		return fmt.Errorf("worker: %w", errors.Join(errs...))

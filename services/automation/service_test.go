@@ -280,7 +280,7 @@ func TestHoldOrders(t *testing.T) {
 			t.Errorf("until resumed: %v, %v", forever, err)
 		}
 		minute, err := hold(func(r *automationv1.HoldRequest) { r.Spec.Ttl = durationpb.New(time.Minute) })
-		if err != nil || minute.GetSwitch().GetUntil().AsTime().Sub(time.Now()) > time.Minute {
+		if err != nil || time.Until(minute.GetSwitch().GetUntil().AsTime()) > time.Minute {
 			t.Errorf("a minute: %v, %v", minute, err)
 		}
 		time.Sleep(61 * time.Second)

@@ -192,7 +192,7 @@ func (e *logExporter) Export(_ context.Context, records []sdklog.Record) error {
 	for _, r := range records {
 		line := fmt.Sprintf("%v %s %s", r.Severity(), r.Body().AsString(), r.TraceID())
 		r.WalkAttributes(func(a attribute.KeyValue) bool {
-			line += fmt.Sprintf(" %s=%s", a.Key, a.Value.Emit())
+			line += fmt.Sprintf(" %s=%s", a.Key, a.Value.String())
 			return true
 		})
 		e.lines = append(e.lines, line)
