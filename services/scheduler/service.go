@@ -7,10 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/spillway/spillway/pkg/controllog"
 	"github.com/spillway/spillway/pkg/kafka"
@@ -65,6 +65,7 @@ type Service struct {
 	server   *rpc.Server
 	admin    *rpc.Admin
 	statusOf *produce.Producer // of beats: never fenced
+	stopping atomic.Bool       // not ready any more, whatever the checks say
 }
 
 // New wires a service. It starts nothing and does no I/O.
@@ -219,16 +220,6 @@ func (s *Service) own(ctx context.Context) error {
 	return s.owner.Run(ctx, layout.Shards)
 }
 
-// runBeats writes beats once there is a control state to speak of.
-func (s *Service) runBeats(ctx context.Context) error {
-	select {
-	case <-s.control.Folded():
-		return s.beats.Run(ctx)
-	case <-ctx.Done():
-		return nil
-	}
-}
-
 // turn waits until joining harms nobody: at once when alone, else when a worker has found this replica, or after a while.
 func (s *Service) turn(ctx context.Context) error {
 	for began := time.Now(); ; {
@@ -249,7 +240,8 @@ func (s *Service) turn(ctx context.Context) error {
 
 // stop drains: workers are told, running jobs get a moment, then the shards are given back and what is written is flushed.
 func (s *Service) stop(owning context.Context, release func(), done <-chan error) {
-	s.server.Health("", false)
+	s.stopping.Store(true)
+	s.health(false)
 	s.loop.Drain("the scheduler stops", drainFor)
 	deadline := time.After(drainFor)
 wait:
@@ -289,12 +281,11 @@ func (s *Service) follow(ctx context.Context) error {
 			replicas = append(replicas, frame.Replica{ID: r.Replica, Address: r.Address, Shards: r.Shards})
 		}
 		s.loop.SetTopology(replicas)
-		ready := true
+		ready := !s.stopping.Load()
 		for _, check := range s.checks(ctx) {
 			ready = ready && check.OK
 		}
-		s.server.Health("", ready)
-		s.server.Health(schedulerv1.WorkerService_ServiceDesc.ServiceName, ready)
+		s.health(ready)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -303,6 +294,12 @@ func (s *Service) follow(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// health tells whoever asks the server.
+func (s *Service) health(ready bool) {
+	s.server.Health("", ready)
+	s.server.Health(schedulerv1.WorkerService_ServiceDesc.ServiceName, ready)
 }
 
 // ownershipChanged tells workers and everybody else which shards are here.
@@ -316,52 +313,11 @@ func (s *Service) ownershipChanged() {
 	s.beats.Poke()
 }
 
-// beat is what status says of this replica.
-func (s *Service) beat() *logv1.Status {
-	state, now := s.control.State(), time.Now()
-	ids, _ := s.owner.Shards()
-	m := &logv1.Status{
-		Replica: s.id, Kind: logv1.ReplicaKind_REPLICA_KIND_SCHEDULER, Address: s.cfg.Address, At: timestamppb.New(now),
-		AppliedSequence: s.loop.Acknowledged(), Shards: ids,
-		Pressure: &logv1.Pressure{Level: logv1.PressureLevel_PRESSURE_LEVEL_NORMAL},
-	}
-	if state == nil {
-		return m
-	}
-	if state.Sequence() == m.AppliedSequence {
-		m.StateHash = state.Hash()
-	}
-	held := inForce(state, now)
-	var marks []core.Mark
-	s.loop.Do(func(_ time.Time, e *core.Engine) {
-		marks = slices.Clone(e.Spilling())
-		for _, scope := range held {
-			m.HeldRunning += int64(e.Running(scope))
-		}
-	})
-	for _, k := range marks {
-		if lane, has := s.owner.LaneOf(k.Shard, k.Source, k.Type); has {
-			m.Marks = append(m.Marks, mark(k, lane))
-		} else if s.owner.Exhausted(k.Shard) {
-			m.Marks = append(m.Marks, mark(k, -1))
-		}
-	}
-	return m
-}
-
 // Open reports whether jobs may be granted: the control log was confirmed within 500 ms and the generation within 3 s, and others see
 // this replica as live, so that a hold waits for it. See dispatch.Gate.
 func (s *Service) Open(now time.Time) bool {
 	return now.Sub(s.control.Confirmed()) <= freshness && now.Sub(s.beats.Beaten()) <= status.LiveFor && s.owner.Open(now)
 }
-
-// Summarise writes a summary beat. See dispatch.Beat.
-func (s *Service) Summarise(list []core.Summary) {
-	s.beats.Summarise(&logv1.Status{Replica: s.id, Summaries: summaries(list)})
-}
-
-// Poke writes a status beat at once. See dispatch.Beat.
-func (s *Service) Poke() { s.beats.Poke() }
 
 // idle reports whether no lease is running.
 func (s *Service) idle() bool {

@@ -7,7 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
 	"github.com/spillway/spillway/pkg/envelope"
+	"github.com/spillway/spillway/pkg/rpc"
+	"github.com/spillway/spillway/pkg/rpc/rpctest"
 	"github.com/spillway/spillway/pkg/worker"
 )
 
@@ -155,6 +160,40 @@ func TestOrderlyStopLeavesNoQuarantine(t *testing.T) {
 		w.until("all run", 2*time.Second, func() bool { return ran.total() == len(ids) })
 		w.drained(5*time.Second, ran, ids...)
 		t.Logf("granted %v after the start", time.Since(began))
+	})
+}
+
+// TestStoppingIsNotReady: from the beginning of its stop on a scheduler is not ready, while it waits for what runs.
+func TestStoppingIsNotReady(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		source := w.inShard(1, 1)[0]
+		w.enqueue(0)
+		ran := &tally{}
+		p := w.scheduler(0)
+		w.worker(1, ran.handler(2*time.Second))
+		c := w.caller()
+		defer c.Close()
+		w.send(c, source, 1)
+		w.until("it runs", time.Second, func() bool { return ran.total() == 1 })
+		conn, err := rpc.Dial(rpctest.Target("scheduler-0:7410"), rpc.DialConfig{Options: []grpc.DialOption{grpc.WithContextDialer(w.network.Dial)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		serving := func() bool {
+			r, err := healthpb.NewHealthClient(conn).Check(w.ctx, &healthpb.HealthCheckRequest{})
+			return err == nil && r.GetStatus() == healthpb.HealthCheckResponse_SERVING
+		}
+		if !serving() {
+			t.Fatal("not ready before the stop")
+		}
+		p.cancel()
+		for range 3 {
+			time.Sleep(400 * time.Millisecond)
+			if serving() {
+				t.Error("ready while it stops")
+			}
+		}
 	})
 }
 

@@ -144,7 +144,9 @@ func (in *laneInput) take(records []kafka.Message) int {
 		in.bytes -= records[n].Size()
 		n++
 	}
-	in.asked -= n
+	if in.asked -= n; n < len(records) && n < most {
+		in.asked = 0 // its bytes are used up
+	}
 	if in.asked <= 0 || n == 0 {
 		in.loop.Pause()
 	}

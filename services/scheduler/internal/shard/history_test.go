@@ -104,7 +104,9 @@ func TestForeignFenceBelowOwnLateEvent(t *testing.T) {
 		s := &owned{byJob: map[core.JobID][]int64{}}
 		s.epoch = w.event(0, 0, macKey, fenceOf("me"))
 		s.ours, s.events.next = s.epoch+1, s.epoch+1
-		mine := func() { s.event(job(1), w.event(0, s.epoch, macKey, settledOf(job(1), 1)), jobv1.Outcome_OUTCOME_SUCCEEDED) }
+		mine := func() {
+			s.event(job(1), w.event(0, s.epoch, macKey, settledOf(job(1), 1)), jobv1.Outcome_OUTCOME_SUCCEEDED)
+		}
 		mine()
 		fenced := func() bool {
 			fenced, err := s.foreign(t.Context(), w.client, topics.Outcomes(), "me")
