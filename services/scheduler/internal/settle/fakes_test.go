@@ -88,11 +88,11 @@ func (h *fakeHomes) Event(_ int32, _ core.JobID, offset int64, outcome jobv1.Out
 func (h *fakeHomes) Complete(_ int32, _ core.JobID, home core.Home) {
 	h.diary.note("complete %s/%d@%d", TopicName(home.Topic), home.Partition, home.Offset)
 }
-func (h *fakeHomes) Lane(context.Context, int32, string, string) (int32, error) {
+func (h *fakeHomes) Lane(context.Context, int32, int64, string, string) (int32, error) {
 	h.diary.note("lane")
 	return h.lane, nil
 }
-func (h *fakeHomes) Landed(_, _ int32, offset int64) { h.diary.note("landed") }
+func (h *fakeHomes) Landed(int32, int64, int32, int64) { h.diary.note("landed") }
 
 type fakeWorkers struct{ diary *diary }
 

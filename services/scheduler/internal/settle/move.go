@@ -67,7 +67,7 @@ func (w *Writer) runMoves(ctx context.Context) {
 			}
 		})
 		for i, job := range jobs {
-			if err := w.move(ctx, job, true); err != nil && ctx.Err() == nil {
+			if err := w.move(ctx, job, wishes[i].epoch, true); err != nil && ctx.Err() == nil {
 				w.deps.Log.Debug("a job could not be moved to its lane and will be again", "source", job.Source, "type", job.Type, "error", err)
 				w.mu.Lock()
 				w.failed = append(w.failed, func() { w.moveAgain(wishes[i]) }) // the engine waits for it
@@ -80,18 +80,22 @@ func (w *Writer) runMoves(ctx context.Context) {
 // Spill appends a job that the engine did not take to its lane, and completes its offset when the copy is durable. It waits for a lane
 // and for room in the log's client, not for the log: waiting here is what slows intake down. It fails when ctx ends or no lane could
 // be committed; then the job keeps its home.
-func (w *Writer) Spill(ctx context.Context, job *core.Job) error { return w.move(ctx, job, false) }
-
-// move is the one function that changes a job's home (H10): append the copy, then complete the old offset.
-func (w *Writer) move(ctx context.Context, job *core.Job, queued bool) error {
-	lane, err := w.deps.Homes.Lane(ctx, job.Shard, job.Source, job.Type)
-	if err != nil {
-		return err
-	}
+func (w *Writer) Spill(ctx context.Context, job *core.Job) error {
 	epoch, owned := w.deps.Homes.Epoch(job.Shard)
 	if !owned {
-		w.deps.Homes.Landed(job.Shard, lane, -1)
 		return nil // the next owner reads the record where it is
+	}
+	return w.move(ctx, job, epoch, false)
+}
+
+// move is the one function that changes a job's home (H10): append the copy, then complete the old offset.
+func (w *Writer) move(ctx context.Context, job *core.Job, epoch int64, queued bool) error {
+	lane, err := w.deps.Homes.Lane(ctx, job.Shard, epoch, job.Source, job.Type)
+	if !w.stands(job.Shard, epoch) {
+		return nil // as in Spill; what Lane counted went with the shard
+	}
+	if err != nil {
+		return err
 	}
 	rec := produce.Record{
 		Topic: w.cfg.Topics.Spill(), Partition: int(lane), Key: []byte(job.Source), Value: record(job).Value,
@@ -109,7 +113,7 @@ func (w *Writer) move(ctx context.Context, job *core.Job, queued bool) error {
 			w.mu.Unlock()
 			return
 		}
-		w.deps.Homes.Landed(job.Shard, lane, offset)
+		w.deps.Homes.Landed(job.Shard, epoch, lane, offset)
 		f.to.Offset = offset
 		w.done(f)
 	}
@@ -124,13 +128,13 @@ func (w *Writer) move(ctx context.Context, job *core.Job, queued bool) error {
 		err := w.deps.Records.Send(rec, sent)
 		if !errors.Is(err, kafka.ErrFull) {
 			if err != nil {
-				w.deps.Homes.Landed(job.Shard, lane, -1)
+				w.deps.Homes.Landed(job.Shard, epoch, lane, -1)
 			}
 			return err
 		}
 		select {
 		case <-ctx.Done():
-			w.deps.Homes.Landed(job.Shard, lane, -1)
+			w.deps.Homes.Landed(job.Shard, epoch, lane, -1)
 			return ctx.Err()
 		case <-time.After(full):
 		}

@@ -28,11 +28,11 @@ type Homes interface {
 	Event(shard int32, id core.JobID, offset int64, outcome jobv1.Outcome)
 	// Complete says that the record at home is done with. Completing it twice is harmless.
 	Complete(shard int32, id core.JobID, home core.Home)
-	// Lane returns the partition of spill that the (source, type) writes to. If it has none yet one is taken, and committed before
+	// Lane returns the partition of spill that the (source, type) writes to, while the shard is owned under epoch. If it has none yet one is taken, and committed before
 	// Lane returns; the common lane when none is free. Without an error, Landed follows exactly once.
-	Lane(ctx context.Context, shard int32, source, typ string) (partition int32, err error)
+	Lane(ctx context.Context, shard int32, epoch int64, source, typ string) (partition int32, err error)
 	// Landed says that the copy is in the lane at offset, or that it will not come: -1.
-	Landed(shard, partition int32, offset int64)
+	Landed(shard int32, epoch int64, partition int32, offset int64)
 }
 
 // Workers hears which results are durable.

@@ -47,6 +47,10 @@ func (o *Owner) settleIn(ctx context.Context, g *group.Generation) error {
 		}
 	}
 	o.forgetShards(gone)
+	// Only now may records be written again: what was decided about the shards that are gone is not, under whatever epoch (H5).
+	o.mu.Lock()
+	o.gen, o.life = g, ctx
+	o.mu.Unlock()
 	for _, id := range given {
 		if o.shard(int32(id)) == nil {
 			fresh = append(fresh, id)
@@ -172,7 +176,7 @@ func (o *Owner) take(ctx context.Context, g *group.Generation, id int, positions
 		w := o.newWindow(s, o.cfg.Topics.Spill(), core.TopicSpill, part, positions, ends)
 		s.spill = append(s.spill, w)
 		if meta := w.committed.Meta; meta.Source != "" && !s.lanes.Restore(number, lane.Key{Source: meta.Source, Type: meta.Type}) {
-			w.dirty = true // what is in there is read as a stranger's
+			w.dirty++ // what is in there is read as a stranger's
 		}
 		w.strays = w.tracker.Next() < w.end
 		w.spilled = w.strays

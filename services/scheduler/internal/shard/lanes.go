@@ -23,8 +23,8 @@ const (
 var errNotOwned = errors.New("shard: not owned any more")
 
 // Lane returns the partition of spill that a (source, type) writes to, and counts one copy as coming until Landed. See settle.Homes.
-func (o *Owner) Lane(ctx context.Context, shard int32, source, typ string) (int32, error) {
-	s := o.shard(shard)
+func (o *Owner) Lane(ctx context.Context, shard int32, epoch int64, source, typ string) (int32, error) {
+	s := o.under(shard, epoch)
 	if s == nil {
 		return 0, errNotOwned
 	}
@@ -47,13 +47,15 @@ func (o *Owner) Lane(ctx context.Context, shard int32, source, typ string) (int3
 	s.mu.Lock()
 	number, fresh := s.lanes.Take(owner)
 	w := s.spill[number]
-	w.dirty = w.dirty || fresh
+	if fresh {
+		w.dirty++
+	}
 	s.mu.Unlock()
 	if fresh {
 		if err := o.commit(ctx, []*Window{w}); err != nil {
 			s.mu.Lock()
 			s.lanes.Free(number)
-			w.dirty = true
+			w.dirty++
 			s.mu.Unlock()
 			return 0, err
 		}
@@ -80,9 +82,9 @@ func (o *Owner) within(ctx context.Context) (context.Context, context.CancelFunc
 	return ctx, func() { stop(); cancel(nil) }
 }
 
-// Landed says that a copy is in its lane at offset, or will not come: -1.
-func (o *Owner) Landed(shard, partition int32, offset int64) {
-	s := o.shard(shard)
+// Landed says that a copy is in its lane at offset, or will not come: -1. One that was counted under another epoch is not counted any more.
+func (o *Owner) Landed(shard int32, epoch int64, partition int32, offset int64) {
+	s := o.under(shard, epoch)
 	if s == nil {
 		return
 	}
@@ -229,7 +231,7 @@ func (o *Owner) free(ctx context.Context, w *Window) {
 		return
 	}
 	s.lanes.Free(w.number())
-	w.dirty = true
+	w.dirty++
 	s.mu.Unlock()
 	if err := o.commit(ctx, []*Window{w}); err != nil {
 		s.mu.Lock()

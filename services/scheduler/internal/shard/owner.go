@@ -127,9 +127,6 @@ func (o *Owner) forgetShards(ids []int32) {
 
 // own is one generation: ctx ends with it, service with the service.
 func (o *Owner) own(ctx, service context.Context, g *group.Generation) error {
-	o.mu.Lock()
-	o.gen, o.life = g, ctx
-	o.mu.Unlock()
 	defer func() {
 		o.mu.Lock()
 		o.gen, o.life, o.open = nil, nil, false
@@ -263,6 +260,14 @@ func (o *Owner) shard(id int32) *owned {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
 	return o.shards[id]
+}
+
+// under returns the shard if it is owned under the epoch, else nil.
+func (o *Owner) under(id int32, epoch int64) *owned {
+	if s := o.shard(id); s != nil && s.epoch == epoch {
+		return s
+	}
+	return nil
 }
 
 // all returns the owned shards by number.

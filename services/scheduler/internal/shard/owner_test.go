@@ -14,6 +14,12 @@ import (
 	"github.com/spillway/spillway/services/scheduler/internal/core"
 )
 
+// lane asks for a lane under the present epoch.
+func (r *replica) lane(shard int32, source string) (int32, error) {
+	epoch, _ := r.Epoch(shard)
+	return r.Lane(r.t.Context(), shard, epoch, source, "tag")
+}
+
 func home(offset int64) core.Home { return core.Home{Topic: core.Topic(core.Default), Offset: offset} }
 
 // TestCommitNeverPassesTheIncomplete: the lowest incomplete offset is committed, what is complete above it is in the metadata, and the next owner
@@ -161,7 +167,7 @@ func TestLaneIsCommittedBeforeItIsUsed(t *testing.T) {
 		var got []string
 		for range 3 {
 			asking.Go(func() {
-				lane, err := r.Lane(t.Context(), 1, "crm", "tag")
+				lane, err := r.lane(1, "crm")
 				mu.Lock()
 				defer mu.Unlock()
 				got = append(got, fmt.Sprint(lane, err))
@@ -189,13 +195,63 @@ func TestLaneIsCommittedBeforeItIsUsed(t *testing.T) {
 	})
 }
 
+// TestLaneTakenDuringACommit: a commit that was made of a lane's window before the lane was taken does not stand for the one that names its owner.
+func TestLaneTakenDuringACommit(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		r := w.own("a")
+		free := shards + 1
+		w.jobs(topics.Spill(), free, 1)
+		release := w.broker.Hold(kafkatest.OffsetCommit)
+		defer release()
+		window := r.window(topics.Spill(), free)
+		add(t, window, job(1), 0)
+		r.Complete(1, job(1), core.Home{Topic: core.TopicSpill, Partition: int32(free), Offset: 0})
+		time.Sleep(2 * commitEvery) // a commit without an owner is on its way
+		time.AfterFunc(100*time.Millisecond, release)
+		if lane, err := r.lane(1, "crm"); err != nil || lane != int32(free) {
+			t.Fatalf("lane %d, %v", lane, err)
+		}
+		if at := w.committed(topics.Spill(), free); at.Offset != 1 || at.Meta.Source != "crm" {
+			t.Errorf("the lane may be used, and committed is %+v", at)
+		}
+	})
+}
+
+// TestCopyOfAFormerEpochIsNotCounted: a copy that was on its way when the shard was lost says nothing about those of the present owner, be it
+// this replica again.
+func TestCopyOfAFormerEpochIsNotCounted(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		r := w.own("a")
+		epoch, _ := r.Epoch(0)
+		lane, err := r.lane(0, "crm")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Lane(t.Context(), 0, epoch-1, "crm", "tag"); err == nil {
+			t.Error("a lane under a former epoch")
+		}
+		s := r.shard(0)
+		coming := func() int {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.window(core.Home{Topic: core.TopicSpill, Partition: lane}).coming
+		}
+		if r.Landed(0, epoch-1, lane, 7); coming() != 1 {
+			t.Errorf("%d copies are coming, want 1", coming())
+		}
+		if r.Landed(0, epoch, lane, -1); coming() != 0 {
+			t.Errorf("%d copies are coming, want none", coming())
+		}
+	})
+}
+
 // TestLaneWithoutACommitIsNoLane: when the commit cannot be made there is no lane, and the waiting ends with the generation (H12).
 func TestLaneWithoutACommitIsNoLane(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		r := w.own("a")
 		w.broker.Stop()
 		began := time.Now()
-		if _, err := r.Lane(t.Context(), 0, "crm", "tag"); err == nil {
+		if _, err := r.lane(0, "crm"); err == nil {
 			t.Error("a lane without a broker")
 		}
 		if took := time.Since(began); took > 10*time.Second {
@@ -206,7 +262,7 @@ func TestLaneWithoutACommitIsNoLane(t *testing.T) {
 		}
 		w.broker.Resume()
 		time.Sleep(10 * time.Second)
-		if lane, err := r.Lane(t.Context(), 0, "crm", "tag"); err != nil || lane != shards {
+		if lane, err := r.lane(0, "crm"); err != nil || lane != shards {
 			t.Errorf("then: %d, %v", lane, err)
 		}
 	})
@@ -217,7 +273,7 @@ func TestLanesRunOut(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		r := w.own("a")
 		for n, want := range []int32{2, 4, 0, 0} {
-			if lane, err := r.Lane(t.Context(), 0, fmt.Sprint("source", n), "tag"); err != nil || lane != want {
+			if lane, err := r.lane(0, fmt.Sprint("source", n)); err != nil || lane != want {
 				t.Errorf("source %d: lane %d, %v", n, lane, err)
 			}
 		}
@@ -232,12 +288,13 @@ func TestLanesRunOut(t *testing.T) {
 func TestEndedBeforeItsLaneWasRead(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		r := w.own("a")
-		lane, err := r.Lane(t.Context(), 0, "crm", "tag")
+		lane, err := r.lane(0, "crm")
 		if err != nil {
 			t.Fatal(err)
 		}
 		offset := w.jobs(topics.Spill(), int(lane), 5)
-		r.Landed(0, lane, offset+4)
+		epoch, _ := r.Epoch(0)
+		r.Landed(0, epoch, lane, offset+4)
 		r.Complete(0, job(1), core.Home{Topic: core.TopicSpill, Partition: lane, Offset: offset + 3})
 		time.Sleep(time.Second)
 		for _, name := range []string{"a", "b"} {

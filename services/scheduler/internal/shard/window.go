@@ -33,7 +33,7 @@ type Window struct {
 	takeover int64
 	end      int64 // the partition's next offset, as last seen
 	coming   int   // copies on their way to this lane
-	dirty    bool  // the lane's owner changed
+	dirty    int   // changes of the lane's owner that are not committed
 	strays   bool  // a free or common lane holds records
 	spilled  bool  // of the common lane: jobs were copied to it since it was drained last
 	bytes    int   // mean size of a record, as read; 0: none was
@@ -103,7 +103,7 @@ func (w *Window) Reset(to int64) {
 	defer w.owned.mu.Unlock()
 	w.tracker = offsets.New(to, nil, offsets.Limit)
 	w.inFlight, w.putBack = make(map[int64]reading), nil
-	w.dirty = true
+	w.dirty++
 }
 
 // History is what former owners have recorded of the job at offset, and until when it must not be granted unless a worker announces that
@@ -174,7 +174,7 @@ func (w *Window) complete(offset int64, explained []int64) {
 // stands too.
 func (w *Window) commit() (commit kafka.Commit, stands func(), needed bool) {
 	version := w.tracker.Version()
-	if version == w.version && !w.dirty && len(w.explained) == 0 {
+	if version == w.version && w.dirty == 0 && len(w.explained) == 0 {
 		return kafka.Commit{}, nil, false
 	}
 	position := offsets.Position{Offset: w.tracker.Low(), Meta: offsets.Metadata{Done: w.tracker.Ranges()}}
@@ -185,13 +185,14 @@ func (w *Window) commit() (commit kafka.Commit, stands func(), needed bool) {
 	if err != nil {
 		panic("shard: metadata of a tracker cannot be encoded: " + err.Error()) // Encode's contract
 	}
-	explained := w.explained
+	explained, changes := w.explained, w.dirty
 	if len(text) > offsets.MaxMetadata-100 {
 		// Some runs may have been left out: their events are still needed.
 		explained = nil
 	}
 	return kafka.Commit{Topic: w.Topic, Partition: w.Partition, Offset: position.Offset, Metadata: text}, func() {
-		w.committed, w.version, w.dirty = position, version, false
+		w.committed, w.version = position, version
+		w.dirty -= changes // what has changed since is committed next
 		for _, offset := range explained {
 			w.owned.events.done(offset)
 		}
