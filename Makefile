@@ -1,7 +1,7 @@
 # Every target is one command; `make` lists them.
 TOOLS := GOWORK=off go -C tools tool
 
-.PHONY: help build demo test race lint laws proto proto-check ci clean
+.PHONY: help build demo test race lint laws proto proto-check bench ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ proto: ## generate proto/gen
 
 proto-check: ## is proto/gen what proto/ generates?
 	tools/protos diff
+
+bench: ## isolation and throughput of the whole product, about 25 minutes
+	go run ./bench isolation
+	go run ./bench throughput
 
 ci: ## what decides whether a change lands
 	.ci/run

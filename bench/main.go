@@ -1,0 +1,197 @@
+// Command bench measures the product whole, by its own load generator, and prints a table with what was asked beside it.
+//
+//	go run ./bench [-runs N] isolation    B1 and B2 with 1 and 3 schedulers, three runs each: about 22 minutes
+//	go run ./bench [-runs N] throughput   empty jobs from first send to last outcome, five runs: about one minute
+//
+// Every figure is the median of its runs, and the runs' own figures follow. Each run starts a fresh installation. Compare ratios inside one
+// session: the speed of small machines drifts by a quarter.
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// quantiles, group, report and process are the parts of `spillway load -o json` that are used here.
+type quantiles struct {
+	P50, P99, Max float64
+}
+
+type group struct {
+	Name     string
+	Finished int
+	Wait     quantiles `json:"wait_ms"`
+}
+
+type report struct {
+	Flows, Groups []group
+	Quiet         struct{ Groups []group }
+	Ledger        struct{ Sent, Accepted, Succeeded, Remaining, Lost, Duplicates int }
+	Processes     []process
+	Run           struct {
+		Sending float64 `json:"sending_s"`
+		Drain   float64 `json:"drain_s"`
+	}
+}
+
+type process struct {
+	Name string
+	CPU  float64 `json:"cpu_s"`
+	Peak int64   `json:"peak_rss_bytes"`
+}
+
+func main() {
+	runs := flag.Int("runs", 0, "runs of each workload (default 3 for isolation, 5 for throughput)")
+	flag.Parse()
+	binary, err := build()
+	if err == nil {
+		switch flag.Arg(0) {
+		case "isolation":
+			err = isolation(binary, cmp.Or(*runs, 3))
+		case "throughput":
+			err = throughput(binary, cmp.Or(*runs, 5))
+		default:
+			err = fmt.Errorf("usage: bench isolation|throughput")
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// build makes the binary that is measured.
+func build() (string, error) {
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/spillway/spillway").Output()
+	if err != nil {
+		return "", fmt.Errorf("run it inside the workspace: %w", err)
+	}
+	dir, err := os.MkdirTemp("", "spillway-bench-")
+	if err != nil {
+		return "", err
+	}
+	binary := filepath.Join(dir, "spillway")
+	build := exec.Command("go", "build", "-o", binary, "./cmd/spillway")
+	build.Dir, build.Stderr = strings.TrimSpace(string(root)), os.Stderr
+	return binary, build.Run()
+}
+
+// load runs the generator once. A run that lost a job is no measurement.
+func load(binary string, args ...string) (report, error) {
+	var r report
+	cmd := exec.Command(binary, append([]string{"load", "-o", "json", "--data-dir", filepath.Join(filepath.Dir(binary), "none")}, args...)...)
+	out, err := cmd.Output()
+	if err != nil {
+		return r, fmt.Errorf("spillway load %s: %w", strings.Join(args, " "), err)
+	}
+	if err := json.Unmarshal(out, &r); err != nil {
+		return r, err
+	}
+	if r.Ledger.Lost > 0 {
+		return r, fmt.Errorf("%d jobs were lost", r.Ledger.Lost)
+	}
+	return r, nil
+}
+
+func named(list []group, name string) group {
+	i := slices.IndexFunc(list, func(g group) bool { return g.Name == name })
+	if i < 0 {
+		return group{}
+	}
+	return list[i]
+}
+
+func isolation(binary string, runs int) error {
+	fmt.Printf("%d cores, %s, embedded broker, 64 slots, 20 victims at 10 jobs/s of 20 ms, %d runs each, %s\n\n",
+		runtime.NumCPU(), runtime.Version(), runs, time.Now().UTC().Format(time.DateOnly))
+	fmt.Println("| workload | schedulers | quiet p99 | victims' p50 | victims' p99 | worst victim's p99 | flood jobs done | scheduler RSS |")
+	fmt.Println("|---|---|---|---|---|---|---|---|")
+	for _, workload := range []struct{ id, flood string }{{"B1", "flood=10000,work=20ms"}, {"B2", "flood=200,hang=100%:10s"}} {
+		for _, schedulers := range []int{1, 3} {
+			var quiet, p50, p99, worst, done, memory []float64
+			for range runs {
+				r, err := load(binary, "--flow", "victim*20=10,work=20ms", "--flow", workload.flood, "--workers", "64",
+					"--quiet", "15s", "--for", "30s", "--drain", "60s", "--schedulers", strconv.Itoa(schedulers))
+				if err != nil {
+					return err
+				}
+				victims, slowest, rss := named(r.Groups, "victim"), 0.0, int64(0)
+				for _, f := range r.Flows {
+					if strings.HasPrefix(f.Name, "victim-") {
+						slowest = max(slowest, f.Wait.P99)
+					}
+				}
+				for _, p := range r.Processes {
+					if strings.HasPrefix(p.Name, "scheduler") {
+						rss = max(rss, p.Peak)
+					}
+				}
+				quiet, p50, p99 = append(quiet, named(r.Quiet.Groups, "victim").Wait.P99), append(p50, victims.Wait.P50), append(p99, victims.Wait.P99)
+				worst, done = append(worst, slowest), append(done, float64(named(r.Flows, "flood").Finished))
+				memory = append(memory, float64(rss)/(1<<20))
+			}
+			fmt.Printf("| %s | %d | %s ms | %s ms | %s ms | %s ms | %s | %s MiB |\n", workload.id, schedulers,
+				show(quiet), show(p50), show(p99), show(worst), show(done), show(memory))
+		}
+	}
+	return nil
+}
+
+func throughput(binary string, runs int) error {
+	var rate, cost []float64
+	shares := map[string][]float64{}
+	for range runs {
+		r, err := load(binary, "--flow", "f*8=6000", "--workers", "64", "--for", "2s", "--drain", "60s")
+		if err != nil {
+			return err
+		}
+		jobs, cpu := float64(r.Ledger.Sent), 0.0
+		for _, p := range r.Processes {
+			cpu += p.CPU
+			shares[p.Name] = append(shares[p.Name], p.CPU/jobs*1e6)
+		}
+		rate, cost = append(rate, float64(r.Ledger.Succeeded)/(r.Run.Sending+r.Run.Drain)), append(cost, cpu/jobs*1e6)
+	}
+	fmt.Printf("%d cores, empty jobs in 8 flows, 64 slots, %d runs\n\n| end to end | CPU per job |", runtime.NumCPU(), runs)
+	names := make([]string, 0, len(shares))
+	for name := range shares {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		fmt.Printf(" %s |", name)
+	}
+	fmt.Printf("\n|%s\n| %s /s | %s µs |", strings.Repeat("---|", 2+len(names)), show(rate), show(cost))
+	for _, name := range names {
+		fmt.Printf(" %s µs |", show(shares[name]))
+	}
+	fmt.Println()
+	return nil
+}
+
+// show is the median, and the runs in their order behind it.
+func show(values []float64) string {
+	sorted := slices.Sorted(slices.Values(values))
+	text := make([]string, len(values))
+	for i, v := range values {
+		text[i] = number(v)
+	}
+	return fmt.Sprintf("**%s** (%s)", number(sorted[len(sorted)/2]), strings.Join(text, ", "))
+}
+
+func number(v float64) string {
+	if v >= 100 {
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	}
+	return strconv.FormatFloat(v, 'f', 1, 64)
+}
