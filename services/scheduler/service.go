@@ -313,10 +313,11 @@ func (s *Service) ownershipChanged() {
 	s.beats.Poke()
 }
 
-// Open reports whether jobs may be granted: the control log was confirmed within 500 ms and the generation within 3 s, and others see
-// this replica as live, so that a hold waits for it. See dispatch.Gate.
-func (s *Service) Open(now time.Time) bool {
-	return now.Sub(s.control.Confirmed()) <= freshness && now.Sub(s.beats.Beaten()) <= status.LiveFor && s.owner.Open(now)
+// Open reports whether jobs may be granted: the control log was confirmed within 500 ms, the engine acts on all of it, the generation was
+// confirmed within 3 s, and others see this replica as live, so that a hold waits for it. See dispatch.Gate.
+func (s *Service) Open(now time.Time, applied int64) bool {
+	fresh := now.Sub(s.control.Confirmed()) <= freshness // looked at before State, which is published before it is confirmed
+	return fresh && applied == s.control.State().Sequence() && now.Sub(s.beats.Beaten()) <= status.LiveFor && s.owner.Open(now)
 }
 
 // idle reports whether no lease is running.

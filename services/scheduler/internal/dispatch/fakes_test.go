@@ -51,15 +51,20 @@ type lanes struct{ reads, moves atomic.Int64 }
 func (l *lanes) Read(r []core.LaneRead) { l.reads.Add(int64(len(r))) }
 func (l *lanes) Move(j []*core.Job)     { l.moves.Add(int64(len(j))) }
 
-// gate is open unless shut.
-type gate struct{ shut atomic.Bool }
+// gate is open unless shut, or the control log has something that was not applied.
+type gate struct {
+	shut   atomic.Bool
+	latest atomic.Int64
+}
 
-func (g *gate) Open(time.Time) bool { return !g.shut.Load() }
+func (g *gate) Open(_ time.Time, applied int64) bool {
+	return !g.shut.Load() && applied >= g.latest.Load()
+}
 
 // stuckGate answers when it is closed.
 type stuckGate chan struct{}
 
-func (g stuckGate) Open(time.Time) bool { <-g; return false }
+func (g stuckGate) Open(time.Time, int64) bool { <-g; return false }
 
 type beat struct{ pokes, summaries atomic.Int64 }
 
@@ -81,6 +86,7 @@ func bubble(t *testing.T, cfg Config, test func(*house)) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg.Replica = "r0"
 		h := &house{t: t, gate: &gate{}, beat: &beat{}}
+		h.gate.latest.Store(-1)
 		h.loop = New(cfg, Deps{Log: slog.New(slog.DiscardHandler), Engine: core.New(core.Config{Seed: 1})})
 		h.settle = &durable{loop: h.loop}
 		l := &lanes{}

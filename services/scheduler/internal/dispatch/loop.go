@@ -199,7 +199,7 @@ func (l *Loop) decide() (until time.Time, more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	if l.leaving != nil || !l.ports.Gate.Open(now) {
+	if l.leaving != nil || !l.ports.Gate.Open(now, l.applied) {
 		return time.Time{}, false // the next tick asks again
 	}
 	for range batch {

@@ -55,6 +55,25 @@ func TestGate(t *testing.T) {
 	})
 }
 
+// TestGateWaitsForTheEngine: a control log that was confirmed says nothing for an engine that does not act on it yet (H17); it grants as soon as it
+// does.
+func TestGateWaitsForTheEngine(t *testing.T) {
+	bubble(t, Config{}, func(h *house) {
+		h.gate.latest.Store(4)
+		p := h.open(worker("w", 1), 1)
+		h.offer("s")
+		p.quiet(time.Second, "granted by an older control state", hasLease)
+		began := time.Now()
+		if _, err := h.loop.Apply(core.Control{Sequence: 4}); err != nil {
+			t.Fatal(err)
+		}
+		p.lease()
+		if d := time.Since(began); d > time.Millisecond {
+			t.Fatalf("granted %s after the state was applied", d)
+		}
+	})
+}
+
 // H16: a replica whose pump is stuck goes, however healthy the rest of it looks.
 func TestH16StuckPumpEndsRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

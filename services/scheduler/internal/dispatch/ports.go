@@ -23,10 +23,10 @@ type Reader interface {
 	Read([]core.LaneRead)
 }
 
-// Gate says whether jobs may be granted: the control log was confirmed within 500 ms, the group's heartbeat within 3 s,
-// and the replica is not suspended. Open is called with the engine locked: it must be quick and must not call the Loop.
+// Gate says whether jobs may be granted: the control log was confirmed within 500 ms and holds nothing later than applied, the sequence that
+// the engine acts on (-1: none), the group's heartbeat within 3 s, and the replica is not suspended. Open is called with the engine locked: it must be quick and must not call the Loop.
 type Gate interface {
-	Open(now time.Time) bool
+	Open(now time.Time, applied int64) bool
 }
 
 // Beat tells the other replicas and everybody who follows status. No call may block.
