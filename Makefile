@@ -13,7 +13,7 @@ demo: ## a flood that harms nobody, in under half a minute
 	go run ./cmd/spillway load
 
 test: ## every test
-	go test ./... ./test/...
+	go test work
 
 race: ## every test of the product under the race detector, in random order
 	go test -race -shuffle=on ./...
