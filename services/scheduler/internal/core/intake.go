@@ -95,6 +95,21 @@ func (e *Engine) Remember(now time.Time, shard int32, source string, id JobID, d
 	}
 }
 
+// Ended reports whether the job has its outcome, as far as the dedupe window tells: no record of it is needed any more.
+func (e *Engine) Ended(now time.Time, shard int32, source string, id JobID) bool {
+	t := e.advance(now)
+	sh, s := e.shards[shard], e.sources[source]
+	if sh == nil || s == nil || e.jobs[id] != nil {
+		return false
+	}
+	keys := &s.keys
+	if id.madeBySDK() {
+		keys = &sh.ids
+	}
+	_, ended := keys.Find(t, id)
+	return ended
+}
+
 func (e *Engine) remember(t moment, sh *shard, s *source, id JobID, digest uint32, at moment) {
 	keys, window, budget := &s.keys, s.policy.DedupeWindow, e.cfg.DedupeBytes
 	if window <= 0 {

@@ -58,6 +58,7 @@ type fact struct {
 	offset     int64         // of the event; -1 when none was needed
 	queued     bool          // the engine has the job
 	moved      bool          // a copy is at home to; else an event
+	late       bool          // the job had ended when its copy became durable
 	from, to   core.Home
 }
 
@@ -200,6 +201,7 @@ func (w *Writer) publish() {
 			switch job := f.settlement.Job; {
 			case f.moved && f.queued:
 				e.Moved(now, job.ID, f.to)
+				f.late = e.Ended(now, job.Shard, job.Source, job.ID)
 			case f.moved:
 			case f.queued:
 				f.from = job.Home
@@ -216,6 +218,9 @@ func (w *Writer) publish() {
 		}
 		if f.moved || f.outcome != jobv1.Outcome_OUTCOME_UNSPECIFIED {
 			w.deps.Homes.Complete(job.Shard, job.ID, f.from)
+		}
+		if f.late { // or a lane that is held would run it again, long after anybody remembers
+			w.deps.Homes.Complete(job.Shard, job.ID, f.to)
 		}
 		if worker := f.settlement.Attempt.Worker; worker != "" && !f.moved {
 			w.deps.Workers.Settled(worker, f.settlement.Token)

@@ -96,6 +96,18 @@ func TestCopyBeforeOldOffset(t *testing.T) {
 	}), []string{"lane", "durable x.spill/19", "landed", "complete jobs.default/3@41"})
 }
 
+// TestCopyOfAnEndedJobIsComplete: a running job was being moved when it ended; its copy must not run.
+func TestCopyOfAnEndedJobIsComplete(t *testing.T) {
+	j := job
+	expect(t, run(t, nil, func(_ context.Context, w *Writer) {
+		w.deps.Engine.Do(func(now time.Time, e *core.Engine) {
+			e.Attach(now, j.Shard, 7)
+			e.Remember(now, j.Shard, j.Source, j.ID, j.Digest, now)
+		})
+		w.Move([]*core.Job{&j})
+	}), []string{"lane", "durable x.spill/19", "landed", "complete jobs.default/3@41", "complete spill/19@0"})
+}
+
 // TestFailedWritesAreRepeated: an append that failed, for whatever reason, is made again; nothing is complete before.
 func TestFailedWritesAreRepeated(t *testing.T) {
 	for name, fail := range map[string]error{"unsent": kafka.ErrUnsent, "fate unknown": kafka.ErrFateUnknown} {
