@@ -164,11 +164,18 @@ func TestTrimmedOutcomesAreKnownFromTheCounts(t *testing.T) {
 
 func TestForgedEventsDoNotCount(t *testing.T) {
 	l := start(t)
-	forged := []kafka.Header{{Key: envelope.HeaderMAC, Value: make([]byte, 32)}}
-	l.append(l.topics.Outcomes(), 0, forged, &logv1.JobEvent{Event: &logv1.JobEvent_Settled{
-		Settled: &logv1.Settled{JobId: id(1).String(), Outcome: jobv1.Outcome_OUTCOME_SUCCEEDED}}})
+	topic, prev := l.topics.Outcomes(), make([]byte, 32)
+	event := &logv1.JobEvent{Event: &logv1.JobEvent_Settled{Settled: &logv1.Settled{JobId: id(1).String(), Outcome: jobv1.Outcome_OUTCOME_SUCCEEDED}}}
+	value, err := proto.Marshal(event)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.append(topic, 0, []kafka.Header{{Key: envelope.HeaderMAC, Value: prev}}, event)
+	l.append(topic, 0, []kafka.Header{ // the MAC of a longer value, whose end is passed off as the hash of another record
+		{Key: envelope.HeaderMAC, Value: envelope.MAC(macKey, topic, append(value, prev...), nil)}, {Key: envelope.HeaderPrev, Value: prev},
+	}, event)
 	c := l.count(Config{MACKey: macKey})
-	if got := c.Totals(0); got != (Totals{}) || c.Forged != 1 {
+	if got := c.Totals(0); got != (Totals{}) || c.Forged != 2 {
 		t.Errorf("totals %+v, forged %d", got, c.Forged)
 	}
 }
