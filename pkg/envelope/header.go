@@ -17,6 +17,10 @@ const (
 	HeaderMAC = "spillway-mac"
 	// HeaderPrev holds Prev, on records of control.
 	HeaderPrev = "spillway-prev"
+	// HeaderParked says, on records of dead that nobody could act on, why; HeaderParkedFrom names where such a record was, as
+	// topic/partition/offset with the topic's name without prefix. Its own headers follow unchanged.
+	HeaderParked     = "spillway-parked"
+	HeaderParkedFrom = "spillway-parked-from"
 
 	// Version is the only version of the record formats so far.
 	Version = "1"

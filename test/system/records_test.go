@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -177,8 +178,11 @@ func TestUnreadableRecordsAreParked(t *testing.T) {
 			t.Fatalf("%d dead letters, want %d", len(letters), len(bad))
 		}
 		for i, reason := range []string{"", "not registered", "version"} {
-			if why, _ := envelope.Get(letters[i].Headers, "spillway-parked"); !bytes.Equal(letters[i].Value, bad[i]) || len(why) == 0 || !strings.Contains(string(why), reason) {
+			if why, _ := envelope.Get(letters[i].Headers, envelope.HeaderParked); !bytes.Equal(letters[i].Value, bad[i]) || len(why) == 0 || !strings.Contains(string(why), reason) {
 				t.Errorf("dead letter %d is %q because of %q", i, letters[i].Value, why)
+			}
+			if from, _ := envelope.Get(letters[i].Headers, envelope.HeaderParkedFrom); string(from) != fmt.Sprintf("jobs.default/1/%d", i) {
+				t.Errorf("dead letter %d comes from %q", i, from)
 			}
 		}
 		w.until("all is committed", 2*time.Second, func() bool { return w.committed(topics.Jobs("default"), 1).Offset == 13 })

@@ -3,6 +3,7 @@ package settle
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -149,8 +150,8 @@ func (w *Writer) Park(shard int32, message kafka.Message, home core.Home, why er
 		text = text[:maxReason]
 	}
 	headers := append([]kafka.Header{
-		{Key: "spillway-parked", Value: []byte(text)},
-		{Key: "spillway-parked-from", Value: []byte(TopicName(home.Topic))},
+		{Key: envelope.HeaderParked, Value: []byte(text)},
+		{Key: envelope.HeaderParkedFrom, Value: fmt.Appendf(nil, "%s/%d/%d", TopicName(home.Topic), home.Partition, home.Offset)},
 	}, message.Headers...)
 	job := &core.Job{Shard: shard, Home: home}
 	epoch, owned := w.deps.Homes.Epoch(shard)
