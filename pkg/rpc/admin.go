@@ -20,6 +20,14 @@ type Check struct {
 	Detail string `json:"detail,omitempty"` // for people; nothing secret
 }
 
+// NewCheck is the check of a condition that err says is not met; nil: it is.
+func NewCheck(name string, err error) Check {
+	if err != nil {
+		return Check{Name: name, Detail: err.Error()}
+	}
+	return Check{Name: name, OK: true}
+}
+
 // AdminConfig is one admin listener.
 type AdminConfig struct {
 	// Listener must be local.

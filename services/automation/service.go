@@ -103,12 +103,5 @@ func (s *Service) follow(ctx context.Context) error {
 func (s *Service) Health() []rpc.Check { return s.checks(context.Background()) }
 
 func (s *Service) checks(context.Context) []rpc.Check {
-	check := func(name string, err error) rpc.Check {
-		c := rpc.Check{Name: name, OK: err == nil}
-		if err != nil {
-			c.Detail = err.Error()
-		}
-		return c
-	}
-	return []rpc.Check{check("control", s.follower.Ready()), check("status", s.reader.Ready())}
+	return []rpc.Check{rpc.NewCheck("control", s.follower.Ready()), rpc.NewCheck("status", s.reader.Ready())}
 }

@@ -289,14 +289,7 @@ func (s *Service) Health() []rpc.Check {
 	if !s.opened.Load() {
 		topics = errors.New("not checked yet")
 	}
-	return []rpc.Check{check("control", control), check("topics", topics)}
-}
-
-func check(name string, err error) rpc.Check {
-	if err != nil {
-		return rpc.Check{Name: name, Detail: err.Error()}
-	}
-	return rpc.Check{Name: name, OK: true}
+	return []rpc.Check{rpc.NewCheck("control", control), rpc.NewCheck("topics", topics)}
 }
 
 func (s *Service) close() {

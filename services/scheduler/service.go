@@ -337,18 +337,11 @@ func (s *Service) idleShard(shard int32) (idle bool) {
 func (s *Service) Health() []rpc.Check { return s.checks(context.Background()) }
 
 func (s *Service) checks(context.Context) []rpc.Check {
-	check := func(name string, err error) rpc.Check {
-		c := rpc.Check{Name: name, OK: err == nil}
-		if err != nil {
-			c.Detail = err.Error()
-		}
-		return c
-	}
 	joined := error(nil)
 	if !s.owner.Joined() {
 		joined = errors.New("no generation of the group was joined yet, or it was lost")
 	}
-	return []rpc.Check{check("control", s.control.Ready()), check("shards", joined)}
+	return []rpc.Check{rpc.NewCheck("control", s.control.Ready()), rpc.NewCheck("shards", joined)}
 }
 
 // registry is the control log as intake needs it.
