@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	group "github.com/spillway/spillway/pkg/kafka/shard"
+	"github.com/spillway/spillway/services/scheduler/internal/shard"
 )
 
 // Config is what an operator sets.
@@ -27,11 +30,11 @@ type Config struct {
 // The times that only work together (architecture §6): no knobs, one profile.
 const (
 	freshness  = 500 * time.Millisecond // a control log confirmed longer ago fences grants
-	session    = 6 * time.Second
-	suspended  = 15 * time.Second // how long leases are renewed without a generation
+	session    = group.SessionTimeout
+	suspended  = shard.Suspended // how long leases are renewed without a generation
 	leaseTTL   = 20 * time.Second
 	renewEvery = 5 * time.Second
-	quarantine = 29 * time.Second
+	quarantine = shard.Quarantine
 )
 
 // checkTimes holds the profile together.
