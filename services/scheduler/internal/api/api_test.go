@@ -283,7 +283,7 @@ func TestFramesKeepTheirParts(t *testing.T) {
 	g := frame.Granted{Lease: core.Lease{
 		Job: &core.Job{Record: &core.Record{Value: value, Traceparent: "tp", Tracestate: "ts"}}, Token: tok, Attempt: 2, TTL: time.Second,
 		Priority: core.Bulk, Tag: 2.5, Ticket: true,
-	}, At: time.Unix(9, 0)}
+	}, At: time.Now().Add(-400 * time.Millisecond)}
 	g.Waits[core.WaitSpill] = time.Minute
 	m := toWire(&frame.ToWorker{
 		Welcome: &frame.Welcome{Replica: "r"}, Owned: &frame.Owned{Shards: []int32{1}, Epochs: []int64{2}}, Topology: []frame.Replica{{ID: "r", Address: "a"}},
@@ -299,6 +299,8 @@ func TestFramesKeepTheirParts(t *testing.T) {
 		t.Errorf("bid %v pass %v", m.Demand, m.Pass)
 	case &l.Job[0] != &value[0] || l.Traceparent != "tp" || l.Tracestate != "ts" || !l.Ticket || l.Priority != jobv1.Priority_PRIORITY_BULK || l.Token.Counter != 3:
 		t.Errorf("lease %v", l)
+	case l.Ttl.AsDuration() > 600*time.Millisecond || l.Ttl.AsDuration() <= 0:
+		t.Errorf("a lease of 1 s that was granted 400 ms ago is valid for %v", l.Ttl.AsDuration())
 	case len(l.Waits) != 1 || l.Waits[0].Cause != jobv1.WaitCause_WAIT_CAUSE_SPILL || l.Waits[0].Duration.Seconds != 60:
 		t.Errorf("waits %v", l.Waits)
 	case len(m.Renewed.Tokens) != 1 || len(m.Renewed.Lost) != 1 || len(m.Settled.Tokens) != 1 || len(m.Settled.Refused) != 1:

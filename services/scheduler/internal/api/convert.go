@@ -117,11 +117,13 @@ func toWire(f *frame.ToWorker) *schedulerv1.WorkResponse {
 	return m
 }
 
-// lease carries the record's bytes as they are in the log.
+// lease carries the record's bytes as they are in the log. What it has waited for its frame is no part of its time to live any more: the worker
+// counts from its arrival (I5).
 func lease(g *frame.Granted) *schedulerv1.Lease {
 	r := g.Job.Record.(*core.Record) // the intake room's promise, see core.Record
+	ttl := max(time.Millisecond, g.TTL-time.Since(g.At))
 	l := &schedulerv1.Lease{
-		Job: r.Value, Token: wireToken(g.Token), Attempt: g.Attempt, Ttl: durationpb.New(g.TTL), RunTimeout: durationpb.New(g.RunTimeout),
+		Job: r.Value, Token: wireToken(g.Token), Attempt: g.Attempt, Ttl: durationpb.New(ttl), RunTimeout: durationpb.New(g.RunTimeout),
 		Traceparent: r.Traceparent, Tracestate: r.Tracestate, GrantedAt: timestamppb.New(g.At), Tag: g.Tag, Ticket: g.Ticket,
 		Priority: wirePriority(g.Priority),
 	}
