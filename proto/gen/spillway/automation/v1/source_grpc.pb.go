@@ -31,9 +31,10 @@ const (
 //
 // SourceService reads the registry of sources.
 type SourceServiceClient interface {
-	// GetSource returns one source. Role: read. NOT_FOUND (UNKNOWN_SOURCE). A retry is safe.
+	// GetSource returns one source. Role: read. NOT_FOUND (UNKNOWN_SOURCE), UNAVAILABLE (BROKER_UNAVAILABLE). A retry is safe.
 	GetSource(ctx context.Context, in *GetSourceRequest, opts ...grpc.CallOption) (*GetSourceResponse, error)
-	// ListSources returns the sources by name, a page at a time. Role: read. INVALID_ARGUMENT (INVALID) for a bad page token or filter. A retry is safe.
+	// ListSources returns the sources by name, a page at a time. Role: read. INVALID_ARGUMENT (INVALID) for a bad page token or filter,
+	// UNAVAILABLE (BROKER_UNAVAILABLE). A retry is safe.
 	ListSources(ctx context.Context, in *ListSourcesRequest, opts ...grpc.CallOption) (*ListSourcesResponse, error)
 }
 
@@ -71,9 +72,10 @@ func (c *sourceServiceClient) ListSources(ctx context.Context, in *ListSourcesRe
 //
 // SourceService reads the registry of sources.
 type SourceServiceServer interface {
-	// GetSource returns one source. Role: read. NOT_FOUND (UNKNOWN_SOURCE). A retry is safe.
+	// GetSource returns one source. Role: read. NOT_FOUND (UNKNOWN_SOURCE), UNAVAILABLE (BROKER_UNAVAILABLE). A retry is safe.
 	GetSource(context.Context, *GetSourceRequest) (*GetSourceResponse, error)
-	// ListSources returns the sources by name, a page at a time. Role: read. INVALID_ARGUMENT (INVALID) for a bad page token or filter. A retry is safe.
+	// ListSources returns the sources by name, a page at a time. Role: read. INVALID_ARGUMENT (INVALID) for a bad page token or filter,
+	// UNAVAILABLE (BROKER_UNAVAILABLE). A retry is safe.
 	ListSources(context.Context, *ListSourcesRequest) (*ListSourcesResponse, error)
 	mustEmbedUnimplementedSourceServiceServer()
 }
@@ -181,13 +183,16 @@ const (
 // SourceAdminService changes the registry of sources. A change acts at once everywhere.
 type SourceAdminServiceClient interface {
 	// RegisterSource creates a source; registering the same source again with the same content answers OK. Role: admin. INVALID_ARGUMENT
-	// (INVALID), ABORTED (STALE_REVISION) when it exists with other content, UNAVAILABLE (NOT_CONFIRMED, BROKER_UNAVAILABLE). A retry is safe.
+	// (INVALID), ABORTED (STALE_REVISION) when it exists with other content, ALREADY_EXISTS (IDEMPOTENCY_CONFLICT) when the request_id was
+	// used for another change, RESOURCE_EXHAUSTED (OVERLOADED) when the registry is full, UNAVAILABLE (NOT_CONFIRMED, BROKER_UNAVAILABLE). A
+	// retry is safe.
 	RegisterSource(ctx context.Context, in *RegisterSourceRequest, opts ...grpc.CallOption) (*RegisterSourceResponse, error)
 	// UpdateSource changes the fields named in the mask. Role: admin. NOT_FOUND (UNKNOWN_SOURCE), INVALID_ARGUMENT (INVALID), ABORTED
-	// (STALE_REVISION), UNAVAILABLE (NOT_CONFIRMED, BROKER_UNAVAILABLE). A retry with the same etag is safe.
+	// (STALE_REVISION), ALREADY_EXISTS (IDEMPOTENCY_CONFLICT), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (NOT_CONFIRMED,
+	// BROKER_UNAVAILABLE). A retry with the same etag is safe.
 	UpdateSource(ctx context.Context, in *UpdateSourceRequest, opts ...grpc.CallOption) (*UpdateSourceResponse, error)
 	// DeleteSource removes a source that has no backlog. Role: admin. NOT_FOUND (UNKNOWN_SOURCE), FAILED_PRECONDITION (HAS_BACKLOG), ABORTED
-	// (STALE_REVISION), UNAVAILABLE (NOT_CONFIRMED, BROKER_UNAVAILABLE). A retry is safe.
+	// (STALE_REVISION), ALREADY_EXISTS (IDEMPOTENCY_CONFLICT), UNAVAILABLE (NOT_CONFIRMED, BROKER_UNAVAILABLE). A retry is safe.
 	DeleteSource(ctx context.Context, in *DeleteSourceRequest, opts ...grpc.CallOption) (*DeleteSourceResponse, error)
 }
 
@@ -236,13 +241,16 @@ func (c *sourceAdminServiceClient) DeleteSource(ctx context.Context, in *DeleteS
 // SourceAdminService changes the registry of sources. A change acts at once everywhere.
 type SourceAdminServiceServer interface {
 	// RegisterSource creates a source; registering the same source again with the same content answers OK. Role: admin. INVALID_ARGUMENT
-	// (INVALID), ABORTED (STALE_REVISION) when it exists with other content, UNAVAILABLE (NOT_CONFIRMED, BROKER_UNAVAILABLE). A retry is safe.
+	// (INVALID), ABORTED (STALE_REVISION) when it exists with other content, ALREADY_EXISTS (IDEMPOTENCY_CONFLICT) when the request_id was
+	// used for another change, RESOURCE_EXHAUSTED (OVERLOADED) when the registry is full, UNAVAILABLE (NOT_CONFIRMED, BROKER_UNAVAILABLE). A
+	// retry is safe.
 	RegisterSource(context.Context, *RegisterSourceRequest) (*RegisterSourceResponse, error)
 	// UpdateSource changes the fields named in the mask. Role: admin. NOT_FOUND (UNKNOWN_SOURCE), INVALID_ARGUMENT (INVALID), ABORTED
-	// (STALE_REVISION), UNAVAILABLE (NOT_CONFIRMED, BROKER_UNAVAILABLE). A retry with the same etag is safe.
+	// (STALE_REVISION), ALREADY_EXISTS (IDEMPOTENCY_CONFLICT), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (NOT_CONFIRMED,
+	// BROKER_UNAVAILABLE). A retry with the same etag is safe.
 	UpdateSource(context.Context, *UpdateSourceRequest) (*UpdateSourceResponse, error)
 	// DeleteSource removes a source that has no backlog. Role: admin. NOT_FOUND (UNKNOWN_SOURCE), FAILED_PRECONDITION (HAS_BACKLOG), ABORTED
-	// (STALE_REVISION), UNAVAILABLE (NOT_CONFIRMED, BROKER_UNAVAILABLE). A retry is safe.
+	// (STALE_REVISION), ALREADY_EXISTS (IDEMPOTENCY_CONFLICT), UNAVAILABLE (NOT_CONFIRMED, BROKER_UNAVAILABLE). A retry is safe.
 	DeleteSource(context.Context, *DeleteSourceRequest) (*DeleteSourceResponse, error)
 	mustEmbedUnimplementedSourceAdminServiceServer()
 }

@@ -32,13 +32,17 @@ const (
 // with the proof of it.
 type SwitchServiceClient interface {
 	// Hold lets nothing of the scope start: new jobs are accepted and wait. Role: operate. INVALID_ARGUMENT (INVALID), NOT_FOUND
-	// (UNKNOWN_SOURCE), UNAVAILABLE (NOT_CONFIRMED: the switch is in the log but the named replicas have not answered;
-	// BROKER_UNAVAILABLE). A retry is safe with the same request_id.
+	// (UNKNOWN_SOURCE), FAILED_PRECONDITION (STALE_PREVIEW), ABORTED (STALE_REVISION) when a repeated request finds another switch in force,
+	// ALREADY_EXISTS (IDEMPOTENCY_CONFLICT) when the request_id was used for another change, RESOURCE_EXHAUSTED (OVERLOADED) when there are
+	// too many switches, UNAVAILABLE (NOT_CONFIRMED: the switch is, or may be, in the log but was not read back or not answered by the named
+	// replicas; BROKER_UNAVAILABLE: it is not). A retry is safe with the same request_id.
 	Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*HoldResponse, error)
-	// Resume ends a hold, a block or a demotion of exactly this scope. Role: operate. INVALID_ARGUMENT (INVALID), NOT_FOUND
-	// (UNKNOWN_SOURCE), UNAVAILABLE (NOT_CONFIRMED, BROKER_UNAVAILABLE). Resuming what is not held answers OK. A retry is safe.
+	// Resume ends a hold, a block or a demotion of exactly this scope. Role: operate. INVALID_ARGUMENT (INVALID), NOT_FOUND (UNKNOWN_SOURCE),
+	// ABORTED (STALE_REVISION), ALREADY_EXISTS (IDEMPOTENCY_CONFLICT), UNAVAILABLE (NOT_CONFIRMED, BROKER_UNAVAILABLE). Resuming what is not
+	// held answers OK. A retry is safe.
 	Resume(ctx context.Context, in *ResumeRequest, opts ...grpc.CallOption) (*ResumeResponse, error)
-	// ListSwitches returns the switches in force, a page at a time. Role: read. INVALID_ARGUMENT (INVALID). A retry is safe.
+	// ListSwitches returns the switches in force, a page at a time. Role: read. INVALID_ARGUMENT (INVALID), UNAVAILABLE (BROKER_UNAVAILABLE).
+	// A retry is safe.
 	ListSwitches(ctx context.Context, in *ListSwitchesRequest, opts ...grpc.CallOption) (*ListSwitchesResponse, error)
 }
 
@@ -88,13 +92,17 @@ func (c *switchServiceClient) ListSwitches(ctx context.Context, in *ListSwitches
 // with the proof of it.
 type SwitchServiceServer interface {
 	// Hold lets nothing of the scope start: new jobs are accepted and wait. Role: operate. INVALID_ARGUMENT (INVALID), NOT_FOUND
-	// (UNKNOWN_SOURCE), UNAVAILABLE (NOT_CONFIRMED: the switch is in the log but the named replicas have not answered;
-	// BROKER_UNAVAILABLE). A retry is safe with the same request_id.
+	// (UNKNOWN_SOURCE), FAILED_PRECONDITION (STALE_PREVIEW), ABORTED (STALE_REVISION) when a repeated request finds another switch in force,
+	// ALREADY_EXISTS (IDEMPOTENCY_CONFLICT) when the request_id was used for another change, RESOURCE_EXHAUSTED (OVERLOADED) when there are
+	// too many switches, UNAVAILABLE (NOT_CONFIRMED: the switch is, or may be, in the log but was not read back or not answered by the named
+	// replicas; BROKER_UNAVAILABLE: it is not). A retry is safe with the same request_id.
 	Hold(context.Context, *HoldRequest) (*HoldResponse, error)
-	// Resume ends a hold, a block or a demotion of exactly this scope. Role: operate. INVALID_ARGUMENT (INVALID), NOT_FOUND
-	// (UNKNOWN_SOURCE), UNAVAILABLE (NOT_CONFIRMED, BROKER_UNAVAILABLE). Resuming what is not held answers OK. A retry is safe.
+	// Resume ends a hold, a block or a demotion of exactly this scope. Role: operate. INVALID_ARGUMENT (INVALID), NOT_FOUND (UNKNOWN_SOURCE),
+	// ABORTED (STALE_REVISION), ALREADY_EXISTS (IDEMPOTENCY_CONFLICT), UNAVAILABLE (NOT_CONFIRMED, BROKER_UNAVAILABLE). Resuming what is not
+	// held answers OK. A retry is safe.
 	Resume(context.Context, *ResumeRequest) (*ResumeResponse, error)
-	// ListSwitches returns the switches in force, a page at a time. Role: read. INVALID_ARGUMENT (INVALID). A retry is safe.
+	// ListSwitches returns the switches in force, a page at a time. Role: read. INVALID_ARGUMENT (INVALID), UNAVAILABLE (BROKER_UNAVAILABLE).
+	// A retry is safe.
 	ListSwitches(context.Context, *ListSwitchesRequest) (*ListSwitchesResponse, error)
 	mustEmbedUnimplementedSwitchServiceServer()
 }
