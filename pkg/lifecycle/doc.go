@@ -1,9 +1,8 @@
 // Package lifecycle is how things of Spillway start and stop: a Group owns
-// goroutines by name and ends them together, a Stack stops what was started,
-// last first, each within a budget of its own.
+// goroutines by name and ends them together.
 //
-// Guarantees: a panic in either becomes an error that names its owner; nothing
-// waits longer than it was told; what was overrun is said by name.
+// Guarantee: a panic in one becomes an error that names its owner. Non-goal:
+// Wait has no deadline of its own; what a goroutine waits for has one.
 package lifecycle
 
 import (
