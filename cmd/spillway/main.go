@@ -45,7 +45,8 @@ func root() *cobra.Command {
 	return cmd
 }
 
-// usageErrors gives wrong arguments of any command the exit code of usage.
+// usageErrors gives wrong arguments of any command the exit code of usage, and
+// flags that are required and missing.
 func usageErrors(cmd *cobra.Command) {
 	check := cmd.Args
 	if check == nil && !cmd.HasSubCommands() {
@@ -54,7 +55,12 @@ func usageErrors(cmd *cobra.Command) {
 	if check == nil {
 		check = cobra.NoArgs
 	}
-	cmd.Args = func(cmd *cobra.Command, args []string) error { return exit.With(exit.Usage, check(cmd, args)) }
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return exit.With(exit.Usage, err)
+		}
+		return exit.With(exit.Usage, cmd.ValidateRequiredFlags())
+	}
 	if cmd.HasSubCommands() && !cmd.Runnable() {
 		cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 			return exit.Errorf(exit.Usage, "%s needs a command; see %s --help", cmd.CommandPath(), cmd.CommandPath())
