@@ -86,7 +86,9 @@ func (r *rooms) LaneOf(_ int32, source, _ string) (int32, bool) {
 func (r *rooms) Finish(job *core.Job, outcome jobv1.Outcome, _ core.Reason) {
 	r.note(job.Home.Offset, "%v", outcome)
 }
-func (r *rooms) Park(_ int32, _ kafka.Message, home core.Home, _ error) { r.note(home.Offset, "park") }
+func (r *rooms) Park(_ int32, _ kafka.Message, home core.Home, _ *core.Job, _ error) {
+	r.note(home.Offset, "park")
+}
 func (r *rooms) Spill(ctx context.Context, job *core.Job) error {
 	r.mu.Lock()
 	failing := r.failing

@@ -51,8 +51,8 @@ type Settler interface {
 	Finish(job *core.Job, outcome jobv1.Outcome, why core.Reason)
 	// Spill moves a job to its lane. It waits for room, and fails only when ctx ends or no lane could be had.
 	Spill(ctx context.Context, job *core.Job) error
-	// Park puts a record among the dead letters. It does not block.
-	Park(shard int32, message kafka.Message, home core.Home, why error)
+	// Park puts a record among the dead letters, and gives its job, if it is not nil, its outcome. It does not block.
+	Park(shard int32, message kafka.Message, home core.Home, job *core.Job, why error)
 }
 
 // Control knows the registered sources.

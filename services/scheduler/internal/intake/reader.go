@@ -117,7 +117,7 @@ func (r *Reader) admit(ctx context.Context, window Window, m kafka.Message) (*co
 		}
 	}
 	if bad != nil {
-		r.deps.Settler.Park(shardID, m, home, bad)
+		r.deps.Settler.Park(shardID, m, home, job, bad)
 		return nil, nil
 	}
 	past := window.History(id, m.Offset)

@@ -143,8 +143,8 @@ func (w *Writer) move(ctx context.Context, job *core.Job, epoch int64, queued bo
 }
 
 // Park appends a record that nobody can act on to the dead letters, as it is, and completes its offset when that is durable: it must
-// not stand in the way of others (H15).
-func (w *Writer) Park(shard int32, message kafka.Message, home core.Home, why error) {
+// not stand in the way of others (H15). job is what could be read of it, nil if nothing could; then it gets its outcome, too.
+func (w *Writer) Park(shard int32, message kafka.Message, home core.Home, job *core.Job, why error) {
 	text := why.Error()
 	if len(text) > maxReason {
 		text = text[:maxReason]
@@ -153,7 +153,6 @@ func (w *Writer) Park(shard int32, message kafka.Message, home core.Home, why er
 		{Key: envelope.HeaderParked, Value: []byte(text)},
 		{Key: envelope.HeaderParkedFrom, Value: fmt.Appendf(nil, "%s/%d/%d", TopicName(home.Topic), home.Partition, home.Offset)},
 	}, message.Headers...)
-	job := &core.Job{Shard: shard, Home: home}
 	epoch, owned := w.deps.Homes.Epoch(shard)
 	if !owned {
 		return
@@ -166,7 +165,11 @@ func (w *Writer) Park(shard int32, message kafka.Message, home core.Home, why er
 		w.send(produce.Record{
 			Topic: w.cfg.Topics.Dead(), Partition: int(shard), Key: message.Key, Value: message.Value, Headers: headers,
 		}, func(int64) {
-			w.done(fact{settlement: core.Settlement{Job: job}, epoch: epoch, moved: true, offset: -1, from: home})
+			if job != nil {
+				w.event(fact{settlement: core.Settlement{Job: job, Reason: core.Reason(text)}, epoch: epoch, outcome: jobv1.Outcome_OUTCOME_DEAD})
+				return
+			}
+			w.done(fact{settlement: core.Settlement{Job: &core.Job{Shard: shard, Home: home}}, epoch: epoch, moved: true, offset: -1, from: home})
 		}, attempt)
 	}
 	w.deps.Log.Warn("a record was parked among the dead letters", "topic", message.Topic, "partition", message.Partition, "offset", message.Offset,

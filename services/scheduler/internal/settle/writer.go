@@ -154,7 +154,11 @@ func (w *Writer) event(f fact) {
 	}, func(offset int64) {
 		f.offset = offset
 		w.done(f)
-	}, func() { w.settle(f) })
+	}, func() { // not from the beginning: a dead letter is written already
+		if w.stands(s.Job.Shard, f.epoch) {
+			w.event(f)
+		}
+	})
 }
 
 // send appends a record; failing keeps the retry for later.

@@ -157,8 +157,24 @@ func TestNothingIsWrittenForALostShard(t *testing.T) {
 	}), nil)
 }
 
+// TestDeadLetterIsWrittenOnce: an event that could not be written is written again, its dead letter is not (I13).
+func TestDeadLetterIsWrittenOnce(t *testing.T) {
+	j := job
+	expect(t, run(t, func(l *fakeLog, _ *fakeHomes) { l.fails = []error{nil, kafka.ErrUnsent, kafka.ErrUnsent} }, func(_ context.Context, w *Writer) {
+		w.Settle(core.Settlement{Kind: core.Dead, Job: &j, Attempt: core.Attempt{Worker: "w", Counted: true}})
+	}), []string{"durable x.dead/3", "durable x.outcomes/3", "event OUTCOME_DEAD", "complete jobs.default/3@41", "told w"})
+}
+
+// TestParkedJobHasItsOutcome: a job that was accepted and that nobody can act on is dead, not gone (I1, I12).
+func TestParkedJobHasItsOutcome(t *testing.T) {
+	j := job
+	expect(t, run(t, nil, func(_ context.Context, w *Writer) {
+		w.Park(3, kafka.Message{Topic: "x.jobs.default", Partition: 3, Offset: 41, Value: []byte("job")}, j.Home, &j, errors.New("not registered"))
+	}), []string{"durable x.dead/3", "durable x.outcomes/3", "event OUTCOME_DEAD", "complete jobs.default/3@41"})
+}
+
 func TestParkedRecordIsPassed(t *testing.T) {
 	expect(t, run(t, nil, func(_ context.Context, w *Writer) {
-		w.Park(3, kafka.Message{Topic: "x.jobs.high", Partition: 3, Offset: 5, Value: []byte("?")}, core.Home{Topic: core.Topic(core.High), Partition: 3, Offset: 5}, errors.New("no job"))
+		w.Park(3, kafka.Message{Topic: "x.jobs.high", Partition: 3, Offset: 5, Value: []byte("?")}, core.Home{Topic: core.Topic(core.High), Partition: 3, Offset: 5}, nil, errors.New("no job"))
 	}), []string{"durable x.dead/3", "complete jobs.high/3@5"})
 }
