@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,12 +18,19 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 const (
-	// maxViolations bounds how much a refusal can grow; a batch of a thousand
-	// bad jobs is told of the first ones.
+	// maxViolations and maxField bound how much a refusal can grow: a path
+	// holds keys of maps, which are the caller's.
 	maxViolations = 64
+	maxField      = 256
+	// maxElements bounds what it costs to find all violations, each of which is
+	// a kilobyte: a request with more elements in its lists and maps is told of
+	// the first one only. The most that a valid one holds, a batch's jobs, are
+	// judged one by one behind the gate.
+	maxElements = 1024
 	// afterExpiry is how long a stream lives on when its token has expired
 	// (S5): time to drain and come back with a fresh one.
 	afterExpiry = time.Minute
@@ -58,7 +66,7 @@ func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 	if caller != nil {
 		ctx = context.WithValue(ctx, callerKey{}, caller)
 	}
-	if err := g.validate(req); err != nil {
+	if err := g.validate(req, true); err != nil {
 		return nil, err
 	}
 	resp, err = handler(ctx, req)
@@ -99,7 +107,7 @@ func (s *checkedStream) RecvMsg(m any) error {
 	if err := s.ServerStream.RecvMsg(m); err != nil {
 		return err
 	}
-	return s.gate.validate(m)
+	return s.gate.validate(m, false)
 }
 
 // admit refuses compressed calls and verifies the token and the role. The
@@ -148,15 +156,25 @@ func bearerToken(ctx context.Context) (string, bool) {
 	return values[0][len(scheme):], true
 }
 
-// validate holds a message to the rules in its proto.
-func (g *gate) validate(m any) error {
+// firstOnly makes the validator stop at the first violation.
+var firstOnly = []protovalidate.ValidationOption{protovalidate.WithFailFast()}
+
+// validate holds a message to the rules in its proto. What a refusal costs is
+// bounded whatever is in the message: all asks for every violation of it, which
+// are looked for only if it is small.
+func (g *gate) validate(m any, all bool) error {
 	msg, ok := m.(proto.Message)
 	if !ok {
 		return (&Error{Code: codes.InvalidArgument, Reason: ReasonInvalid, Message: "not a protobuf message"}).Err()
 	}
-	err := g.validator.Validate(msg)
+	err := g.validator.Validate(msg, firstOnly...)
 	if err == nil {
 		return nil
+	}
+	if all && elements(msg.ProtoReflect(), maxElements) < maxElements {
+		if every := g.validator.Validate(msg); every != nil {
+			err = every
+		}
 	}
 	if e := invalid(err); e != nil {
 		return e.Err()
@@ -164,7 +182,34 @@ func (g *gate) validate(m any) error {
 	return err // a rule that does not compile: INTERNAL, through outward or contain
 }
 
-// invalid turns a protovalidate error into the refusal that names every field;
+// elements counts what is in the lists and maps of a message and of the
+// messages in it, up to a limit.
+func elements(m protoreflect.Message, limit int) (n int) {
+	m.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		switch {
+		case field.IsMap():
+			n += value.Map().Len()
+			if field.MapValue().Message() != nil {
+				value.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
+					n += elements(v.Message(), limit-n)
+					return n < limit
+				})
+			}
+		case field.IsList():
+			list := value.List()
+			n += list.Len()
+			for i := 0; field.Message() != nil && i < list.Len() && n < limit; i++ {
+				n += elements(list.Get(i).Message(), limit-n)
+			}
+		case field.Message() != nil:
+			n += elements(value.Message(), limit-n)
+		}
+		return n < limit
+	})
+	return n
+}
+
+// invalid turns a protovalidate error into the refusal that names the fields;
 // nil when err is something else.
 func invalid(err error) *Error {
 	var bad *protovalidate.ValidationError
@@ -179,8 +224,13 @@ func invalid(err error) *Error {
 			break
 		}
 		field := protovalidate.FieldPathString(v.Proto.GetField())
+		if len(field) > maxField {
+			field = strings.ToValidUTF8(field[:maxField], "") + "…"
+		}
 		e.Violations = append(e.Violations, Violation{Field: field, Description: v.Proto.GetMessage(), Rule: v.Proto.GetRuleId()})
-		fields = append(fields, field)
+		if !slices.Contains(fields, field) { // a field may break several rules
+			fields = append(fields, field)
+		}
 	}
 	e.Message = "invalid: " + strings.Join(fields, ", ") + e.Message
 	return e
