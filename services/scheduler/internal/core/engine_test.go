@@ -13,7 +13,6 @@ type bench struct {
 	e    *Engine
 	now  time.Time
 	next uint64
-	sent int64
 }
 
 func newBench(t *testing.T, cfg Config) *bench {

@@ -84,8 +84,7 @@ type simReplica struct {
 }
 
 type simLane struct {
-	jobs    []*Job
-	allowed int32
+	jobs []*Job
 }
 
 type simWorker struct {
@@ -93,9 +92,7 @@ type simWorker struct {
 	id    string
 	types []string
 	div   *share.Divider
-	wake  bool
 	next  time.Time
-	tags  []share.Tag
 }
 
 type simPayload struct {
