@@ -38,7 +38,7 @@ func (f fleet) Backlogs() []core.Backlog {
 	marks := f.reader.Marks()
 	list := make([]core.Backlog, 0, len(marks))
 	for _, m := range marks {
-		list = append(list, core.Backlog{Source: m.GetSource(), Tenant: m.GetTenant(), Jobs: m.GetBacklogJobs(), Bytes: m.GetBacklogBytes()})
+		list = append(list, core.Backlog{Source: m.GetSource(), Tenant: m.GetTenant(), Type: m.GetType(), Jobs: m.GetBacklogJobs(), Bytes: m.GetBacklogBytes()})
 	}
 	return list
 }

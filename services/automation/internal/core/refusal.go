@@ -65,10 +65,10 @@ func Bad(field, description string) *Refusal {
 }
 
 // Backlogged refuses to delete a source that has work.
-func Backlogged(name string, b Backlog) *Refusal {
+func Backlogged(name string, jobs, bytes int64) *Refusal {
 	return &Refusal{
 		Reason: HasBacklog, Message: "the source has jobs that wait",
-		Metadata: map[string]string{"source": name, "jobs": strconv.FormatInt(b.Jobs, 10), "bytes": strconv.FormatInt(b.Bytes, 10)},
+		Metadata: map[string]string{"source": name, "jobs": strconv.FormatInt(jobs, 10), "bytes": strconv.FormatInt(bytes, 10)},
 	}
 }
 

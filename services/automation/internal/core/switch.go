@@ -168,13 +168,15 @@ func StateOf(s Switch, now time.Time) State {
 	return Active
 }
 
-// Backlog is work that waits, as last reported.
+// Backlog is work that waits in the lane of a (source, type), as last reported of one of the tenants whose work is there. Nobody knows how much of a
+// lane is whose: backlogs of one (source, type) are reports of the same work.
 type Backlog struct {
-	Source, Tenant string // Tenant "*": all of the source's
-	Jobs, Bytes    int64
+	Source, Tenant, Type string // Tenant "*": all of the source's
+	Jobs, Bytes          int64
 }
 
-// Preview tells what a switch touches.
+// Preview tells what a switch touches. Jobs and Bytes are those of the lanes that hold work of the scope, so they are an upper bound for a scope that
+// is not a whole source.
 type Preview struct {
 	Jobs, Bytes, Running int64
 	Sources              []string
@@ -187,12 +189,17 @@ func PreviewOf(scope Scope, backlogs []Backlog, standing int64) Preview {
 	if scope.Kind != OfTenant {
 		p.Sources = []string{scope.Source}
 	}
+	type lane struct{ source, typ string }
+	lanes := map[lane]Backlog{}
 	for _, b := range backlogs {
 		if !scope.Covers(b.Source, b.Tenant) {
 			continue
 		}
-		p.Jobs += b.Jobs
-		p.Bytes += b.Bytes
+		at := lane{b.Source, b.Type}
+		counted := lanes[at] // reports of different times may differ: the larger one counts
+		p.Jobs += max(0, b.Jobs-counted.Jobs)
+		p.Bytes += max(0, b.Bytes-counted.Bytes)
+		lanes[at] = Backlog{Jobs: max(b.Jobs, counted.Jobs), Bytes: max(b.Bytes, counted.Bytes)}
 		if !slices.Contains(p.Sources, b.Source) {
 			p.Sources = append(p.Sources, b.Source)
 		}

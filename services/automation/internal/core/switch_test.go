@@ -7,7 +7,8 @@ import (
 
 func TestPreview(t *testing.T) {
 	backlogs := []Backlog{
-		{Source: "a", Tenant: "*", Jobs: 1, Bytes: 10}, {Source: "a", Tenant: "t", Jobs: 2, Bytes: 20}, {Source: "b", Tenant: "t", Jobs: 4, Bytes: 40},
+		{Source: "a", Tenant: "*", Type: "x", Jobs: 1, Bytes: 10}, {Source: "a", Tenant: "t", Type: "y", Jobs: 2, Bytes: 20},
+		{Source: "b", Tenant: "t", Type: "x", Jobs: 4, Bytes: 40},
 	}
 	for _, c := range []struct {
 		scope       Scope
@@ -27,6 +28,24 @@ func TestPreview(t *testing.T) {
 		if same, other := PreviewOf(c.scope, backlogs, 5), PreviewOf(c.scope, backlogs, 6); same.Etag != p.Etag || other.Etag == p.Etag {
 			t.Errorf("%+v: etags %q, %q, %q", c.scope, p.Etag, same.Etag, other.Etag)
 		}
+	}
+}
+
+// TestPreviewCountsALaneOnce: tenants that spill into one lane each report all of it. A resume once told of 28 waiting jobs where there were 11.
+func TestPreviewCountsALaneOnce(t *testing.T) {
+	backlogs := []Backlog{
+		{Source: "a", Tenant: "t1", Type: "x", Jobs: 9, Bytes: 90}, {Source: "a", Tenant: "t2", Type: "x", Jobs: 9, Bytes: 90},
+		{Source: "a", Tenant: "t3", Type: "x", Jobs: 8, Bytes: 91}, {Source: "a", Tenant: "t1", Type: "y", Jobs: 2, Bytes: 20},
+	}
+	for scope, want := range map[Scope]int64{
+		{Kind: OfSource, Source: "a"}: 11, {Kind: OfTenant, Tenant: "t1"}: 11, {Kind: OfFlow, Source: "a", Tenant: "t2"}: 9,
+	} {
+		if p := PreviewOf(scope, backlogs, 0); p.Jobs != want || len(p.Sources) != 1 {
+			t.Errorf("%+v: %+v", scope, p)
+		}
+	}
+	if p := PreviewOf(Scope{Kind: OfSource, Source: "a"}, backlogs, 0); p.Bytes != 111 {
+		t.Errorf("%d bytes", p.Bytes)
 	}
 }
 

@@ -173,15 +173,9 @@ func (r *Room) Delete(ctx context.Context, name, etag string, req core.Request) 
 		if refusal := have.Seen(etag); refusal != nil {
 			return refusal
 		}
-		waits := core.Backlog{Source: name}
-		for _, b := range r.fleet.Backlogs() {
-			if b.Source == name {
-				waits.Jobs += b.Jobs
-				waits.Bytes += b.Bytes
-			}
-		}
+		waits := core.PreviewOf(core.Scope{Kind: core.OfSource, Source: name}, r.fleet.Backlogs(), 0)
 		if waits.Jobs > 0 || waits.Bytes > 0 {
-			return core.Backlogged(name, waits)
+			return core.Backlogged(name, waits.Jobs, waits.Bytes)
 		}
 		if req.ValidateOnly {
 			return nil
