@@ -275,8 +275,10 @@ func TestFramesKeepTheirParts(t *testing.T) {
 	case *f.Credit != frame.Credit{Free: 3, Seen: 4} || f.Tickets != 5 || f.Started[0] != tok || f.Renew[0] != tok || !f.Draining:
 		t.Errorf("frame %+v", f)
 	}
-	if _, err := fromWire(&schedulerv1.WorkRequest{Results: []*schedulerv1.Result{{JobId: "x"}}}); rpc.ReasonOf(err) != rpc.ReasonInvalid {
-		t.Errorf("a job id that is none: %v", err)
+	// A job id that is none is no job's: the engine refuses that result, and the frame's other ones count.
+	f, err = fromWire(&schedulerv1.WorkRequest{Results: []*schedulerv1.Result{{JobId: "x", Token: wire}, {JobId: id, Token: wire}}})
+	if err != nil || len(f.Results) != 2 || f.Results[0].JobID != (core.JobID{}) || f.Results[0].Token != tok || f.Results[1].JobID == (core.JobID{}) {
+		t.Errorf("a job id that is none: %v, %v", f.Results, err)
 	}
 
 	value := []byte{1, 2, 3}

@@ -58,9 +58,10 @@ func fromWire(m *schedulerv1.WorkRequest) (frame.FromWorker, error) {
 		}
 	}
 	for _, r := range m.GetResults() {
+		// An id that is none is no job's, so the engine refuses the result as one of a stale lease. One bad result must not cost a worker its stream.
 		id, err := envelope.ParseJobID(r.GetJobId())
 		if err != nil {
-			return f, invalid("results.job_id", "not a job id")
+			id = envelope.JobID{}
 		}
 		f.Results = append(f.Results, core.Result{
 			Token: token(r.GetToken()), JobID: core.JobID(id), Kind: resultKinds[r.GetKind()], Delay: r.GetDelay().AsDuration(),

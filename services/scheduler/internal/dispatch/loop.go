@@ -216,7 +216,11 @@ func (l *Loop) decide() (until time.Time, more bool) {
 		s.mu.Lock()
 		s.out.act(now, a)
 		s.out.urgent = true
+		slow := s.out.crowded()
 		s.mu.Unlock()
+		if slow {
+			s.fail(frame.ErrSlow)
+		}
 		if !slices.Contains(l.touched, s) {
 			l.touched = append(l.touched, s)
 		}

@@ -371,3 +371,56 @@ func TestDrainingWorkerGetsNothing(t *testing.T) {
 		}
 	})
 }
+
+// TestWorkerThatRenewsAndDoesNotRead: what is answered to a worker that never reads is bounded at once, not after the 10 s that a slow one has. One
+// stream of such frames once grew the scheduler by 100 MiB in 2 s.
+func TestWorkerThatRenewsAndDoesNotRead(t *testing.T) {
+	bubble(t, Config{}, func(h *house) {
+		renewal := func(n int) (f frame.FromWorker) {
+			for i := range n {
+				f.Renew = append(f.Renew, core.Token{Epoch: 7, Counter: int64(i)})
+			}
+			return f
+		}
+		honest, err := h.loop.Open(someone, worker("honest", 10_000))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer honest.Close()
+		for range 3 { // all that it may hold, as often as it renews before it is slow
+			if err := honest.Receive(renewal(20_000)); err != nil || honest.Err() != nil {
+				t.Fatalf("ended a worker that stalls: %v, %v", err, honest.Err())
+			}
+		}
+		s, err := h.loop.Open(someone, worker("w", 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		frames := 0
+		for ; s.Err() == nil && frames < 100; frames++ {
+			if err := s.Receive(renewal(2000)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !errors.Is(s.Err(), frame.ErrSlow) || frames > 11 {
+			t.Errorf("%v after %d frames", s.Err(), frames)
+		}
+	})
+}
+
+// TestResultOfNoJob: a result whose job id was none is refused as one of a stale lease; the stream, the lease and the frame's other results live on.
+func TestResultOfNoJob(t *testing.T) {
+	bubble(t, Config{}, func(h *house) {
+		p := h.open(worker("w", 2), 2)
+		h.offer("s")
+		bad := p.lease()
+		h.offer("s")
+		good := p.lease()
+		p.receive(frame.FromWorker{Results: []core.Result{{Token: bad.Token, Kind: core.Success}, {Token: good.Token, JobID: good.Job.ID, Kind: core.Success}}})
+		p.next("refusal", func(f *frame.ToWorker) bool { return slices.Contains(f.Refused, bad.Token) })
+		p.next("settled", func(f *frame.ToWorker) bool { return slices.Contains(f.Settled, good.Token) })
+		p.receive(success(bad))
+		p.next("settled", func(f *frame.ToWorker) bool { return slices.Contains(f.Settled, bad.Token) })
+	})
+}

@@ -18,6 +18,13 @@ const (
 	// settledWait is how long an answer that nobody waits for may wait for a frame to ride on: a frame costs more than a job. A worker that
 	// is busy gets one every few milliseconds; one that drains waits for it.
 	settledWait = 50 * time.Millisecond
+	// maxAnswers is how many tokens may wait in answers, beside answersPerSlot for each slot of the worker: the largest part of a frame, and what it
+	// can be told of three renewals of all that it holds, which come within maxStall. A token is 24 bytes, so a worker that never reads holds a few
+	// hundred kilobytes.
+	maxAnswers     = 20_000
+	answersPerSlot = 8
+	// maxFrames is how many frames may wait: each is begun by a bid that follows a pass, and a pass needs a ticket of the worker's.
+	maxFrames = 1_000
 	// maxTokens is how many tokens of a kind go into one frame: 20 bytes each at most.
 	maxTokens = 10_000
 )
@@ -26,6 +33,7 @@ const (
 // mutex.
 type outbox struct {
 	frames []*frame.ToWorker
+	slots  int32     // of the worker
 	bytes  int       // Σ size of the leases in frames
 	since  time.Time // when the oldest frame began to wait; zero: none waits
 	urgent bool      // there is more in frames than answers that may wait
@@ -65,9 +73,21 @@ func (o *outbox) act(now time.Time, a core.Action) {
 	}
 }
 
+// answers is how many tokens wait in answers and revocations.
+func (o *outbox) answers() (n int) {
+	for _, f := range o.frames {
+		n += len(f.Renewed) + len(f.Lost) + len(f.Settled) + len(f.Refused) + len(f.Revokes)
+	}
+	return n
+}
+
+// crowded reports whether too many frames wait.
+func (o *outbox) crowded() bool { return len(o.frames) > maxFrames }
+
 // over reports whether the worker is too slow to be kept.
 func (o *outbox) over(now time.Time) bool {
-	return o.bytes > maxOutbox || !o.since.IsZero() && now.Sub(o.since) > maxStall
+	return o.bytes > maxOutbox || o.crowded() || !o.since.IsZero() && now.Sub(o.since) > maxStall ||
+		o.answers() > maxAnswers+answersPerSlot*int(o.slots)
 }
 
 // take returns the next frame to write, nil if there is none that must be written now.

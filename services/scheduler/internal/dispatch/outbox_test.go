@@ -83,6 +83,23 @@ func TestOutboxKeepsOrder(t *testing.T) {
 	})
 }
 
+// TestFramesOfAWorkerThatDoesNotReadAreBounded: every ticket that is passed back begins a frame.
+func TestFramesOfAWorkerThatDoesNotReadAreBounded(t *testing.T) {
+	var o outbox
+	now := time.Unix(0, 0)
+	for i := range 2 * maxFrames {
+		if o.over(now) {
+			if i < maxFrames {
+				t.Errorf("ended after %d frames", i)
+			}
+			return
+		}
+		o.act(now, core.Action{Kind: core.Pass, N: 1})
+		o.act(now, core.Action{Kind: core.Demand, Bid: core.Bid{N: 1}})
+	}
+	t.Errorf("%d frames wait", len(o.frames))
+}
+
 func TestRevocationFollowsItsLease(t *testing.T) {
 	var o outbox
 	now := time.Unix(0, 0)

@@ -19,6 +19,7 @@ func (l *Loop) Open(who frame.Identity, hello frame.Hello) (*Session, error) {
 	s := &Session{
 		loop: l, worker: hello.Worker.ID, who: who, slots: hello.Worker.Concurrency, opened: now, ready: make(chan struct{}, 1), done: make(chan struct{}),
 		end: now.Add(l.cfg.MaxAge - rand.N(l.cfg.MaxAge/10+1)), // not all at once after a restart
+		out: outbox{slots: hello.Worker.Concurrency},
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
