@@ -443,3 +443,35 @@ func TestPause(t *testing.T) {
 		}
 	}
 }
+
+// TestInvalidTextIsRefusedAtOnce: text that cannot be encoded is the job's fault, told by field, without a try, and costs other jobs nothing. Once it
+// was retried for 9 s as of unknown fate, with all jobs of the request.
+func TestInvalidTextIsRefusedAtOnce(t *testing.T) {
+	s := &service{answer: script(nil)}
+	bubble(t, s, func(t *testing.T, c *Client) {
+		const bad = "\xff\xfe"
+		began := time.Now()
+		for field, j := range map[string]Job{
+			"source": {Source: bad, Type: "t"}, "tenant": {Source: "s", Tenant: bad, Type: "t"}, "type": {Source: "s", Type: bad},
+			"content_type": {Source: "s", Type: "t", ContentType: bad}, "idempotency_key": {Source: "s", Type: "t", Key: bad},
+			"labels": {Source: "s", Type: "t", Labels: map[string]string{"a": "b", "c": bad}},
+		} {
+			_, err := c.Enqueue(t.Context(), j)
+			e, ok := err.(*Error)
+			if !ok || e.Code != codes.InvalidArgument || e.Reason != rpc.ReasonInvalid || !e.Refused || !slices.Equal(e.Fields, []string{"job." + field + ": must be valid UTF-8"}) {
+				t.Errorf("%s: %v", field, err)
+			}
+		}
+		_, err := c.Enqueue(WithParent(t.Context(), Parent{JobID: bad, Source: "s"}), job())
+		if Reason(err) != rpc.ReasonInvalid {
+			t.Errorf("parent: %v", err)
+		}
+		if len(s.batches) != 0 || time.Since(began) > 0 {
+			t.Errorf("%d requests in %v", len(s.batches), time.Since(began))
+		}
+		items := c.EnqueueBatch(t.Context(), []Job{job(), {Source: "s", Type: bad}, job()})
+		if items[0].Err != nil || Reason(items[1].Err) != rpc.ReasonInvalid || items[2].Err != nil || !slices.Equal(s.batches, []int{2}) {
+			t.Errorf("%+v in %v", items, s.batches)
+		}
+	})
+}

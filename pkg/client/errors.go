@@ -3,12 +3,16 @@ package client
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/spillway/spillway/pkg/rpc"
+	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
 )
 
 // Error is why a job was not accepted, or may not have been. Branch on Refused, Code and Reason, never on the text.
@@ -71,6 +75,31 @@ func definite(code codes.Code) bool {
 	default:
 		return false
 	}
+}
+
+// unsendable refuses a job whose text is not valid UTF-8; nil: it can be sent. gRPC would fail to encode it, and with it every other job of the
+// request, as if the fate of all were unknown. The service judges everything else.
+func unsendable(s *jobv1.JobSpec) *Error {
+	var wrong []rpc.Violation
+	check := func(field string, texts ...string) {
+		if slices.ContainsFunc(texts, func(text string) bool { return !utf8.ValidString(text) }) {
+			wrong = append(wrong, rpc.Violation{Field: "job." + field, Description: "must be valid UTF-8"})
+		}
+	}
+	check("source", s.GetSource())
+	check("tenant", s.GetTenant())
+	check("type", s.GetType())
+	check("content_type", s.GetContentType())
+	check("idempotency_key", s.GetIdempotencyKey())
+	check("parent_job_id", s.GetParentJobId())
+	check("labels", slices.Collect(maps.Keys(s.GetLabels()))...)
+	check("labels", slices.Collect(maps.Values(s.GetLabels()))...)
+	if len(wrong) == 0 {
+		return nil
+	}
+	return refusal(&rpc.Error{
+		Code: codes.InvalidArgument, Reason: rpc.ReasonInvalid, Violations: wrong, Message: "not sent: the job cannot be encoded",
+	})
 }
 
 // refusal reads an answer; err is not nil.

@@ -25,24 +25,32 @@ func (c *Client) send(ctx context.Context, jobs []Job) []Item {
 	}
 	began := time.Now()
 	items := make([]Item, len(jobs))
-	open := make([]int, len(jobs)) // indices of jobs without a final verdict
+	open := make([]int, 0, len(jobs)) // indices of jobs without a final verdict
 	specs := make([]*jobv1.JobSpec, len(jobs))
 	var parent *Parent
 	if p, ok := ParentFrom(ctx); ok {
 		parent = &p
 	}
 	for i := range jobs {
-		open[i], specs[i] = i, jobs[i].spec(parent, newKey)
+		specs[i] = jobs[i].spec(parent, newKey)
+		if e := unsendable(specs[i]); e != nil {
+			items[i].Err = e
+			continue
+		}
+		open = append(open, i)
 	}
-	if !c.throttle.allow(began, len(jobs), rand.Float64()) {
+	if len(open) == 0 {
+		return items
+	}
+	if !c.throttle.allow(began, len(open), rand.Float64()) {
 		refused := &Error{Code: codes.ResourceExhausted, Reason: rpc.ReasonOverloaded, Refused: true, Retry: firstPause,
 			Message: "not sent: the service answers fewer than half of this client's calls"}
-		for i := range items {
+		for _, i := range open {
 			items[i].Err = refused
 		}
 		return items
 	}
-	c.budget.first(len(jobs))
+	c.budget.first(len(open))
 	for retry := 1; ; retry++ {
 		var asked time.Duration
 		open, asked = c.try(ctx, specs, open, items)
