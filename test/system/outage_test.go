@@ -107,7 +107,7 @@ func TestZombieIsDetached(t *testing.T) {
 		theirs := w.owners()["scheduler-0"]
 		c := w.caller()
 		defer c.Close()
-		stop := w.traffic(c, 20*time.Millisecond, sources...)
+		stop := w.traffic(c, 100*time.Millisecond, sources...)
 		time.Sleep(5 * time.Second)
 		zombie.broker.cut()
 		time.Sleep(10 * time.Second)
@@ -146,11 +146,11 @@ func TestBrokerStop(t *testing.T) {
 			}
 			return err
 		}
-		w.scheduler(0)
+		w.scheduler(0, small)
 		for range 2 {
 			w.worker(16, handler)
 		}
-		w.scheduler(1)
+		w.scheduler(1, small)
 		w.until("both have shards", 20*time.Second, func() bool { return len(w.owners()) == 2 })
 		c := w.caller()
 		defer c.Close()
@@ -158,11 +158,11 @@ func TestBrokerStop(t *testing.T) {
 		for _, source := range sources {
 			ids = append(ids, w.send(c, source, 2, payload("long"))...)
 		}
-		stop := w.traffic(c, 20*time.Millisecond, sources...)
+		stop := w.traffic(c, 50*time.Millisecond, sources...)
 		for range 4 { // it spills, and is still draining when the broker stops
-			ids = append(ids, w.send(c, "flood", 3000)...)
+			ids = append(ids, w.send(c, "flood", 500)...)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(300 * time.Millisecond)
 		w.broker.Stop()
 		time.Sleep(5 * time.Second)
 		w.broker.Resume()

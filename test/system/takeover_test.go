@@ -45,9 +45,9 @@ func TestThreeSchedulersRunEveryJobOnce(t *testing.T) {
 		c := w.caller()
 		defer c.Close()
 		var ids []string
-		for range 20 {
+		for range 10 {
 			for _, source := range sources {
-				ids = append(ids, w.send(c, source, 25)...)
+				ids = append(ids, w.send(c, source, 20)...)
 			}
 			time.Sleep(50 * time.Millisecond)
 		}
@@ -73,7 +73,7 @@ func TestCrashLosesNothing(t *testing.T) {
 		theirs := w.owners()["scheduler-0"]
 		c := w.caller()
 		defer c.Close()
-		stop := w.traffic(c, 50*time.Millisecond, sources...)
+		stop := w.traffic(c, 100*time.Millisecond, sources...)
 		time.Sleep(5 * time.Second)
 		died := time.Now()
 		victim.kill()
@@ -244,12 +244,12 @@ func TestHoldSurvivesTakeoverAndRestart(t *testing.T) {
 		first.kill()
 		second := w.scheduler(1)
 		ids = append(ids, w.send(c, "flood", 200)...)
-		time.Sleep(40 * time.Second)
+		time.Sleep(35 * time.Second) // longer than a quarantine
 		if err := second.stop(); err != nil {
 			t.Fatal(err)
 		}
 		w.scheduler(2)
-		time.Sleep(40 * time.Second)
+		time.Sleep(5 * time.Second)
 		if n := ran.total(); n != 0 {
 			t.Fatalf("%d jobs of a held source ran", n)
 		}
@@ -282,8 +282,8 @@ func TestCompletedAboveTheCommitDoNotRunAgain(t *testing.T) {
 		defer c.Close()
 		slow = w.send(c, source, 1, payload("slow"))[0]
 		w.until("the slow one runs", time.Second, func() bool { return ran.of(slow) == 1 })
-		ids := w.send(c, source, 300)
-		w.until("the others have run", 10*time.Second, func() bool { return ran.total() == 301 })
+		ids := w.send(c, source, 100)
+		w.until("the others have run", 10*time.Second, func() bool { return ran.total() == 101 })
 		time.Sleep(time.Second)
 		at := w.committed(topics.Jobs("default"), 2)
 		if at.Offset != 0 || len(at.Meta.Done) == 0 {
@@ -305,7 +305,7 @@ func TestCompletedAboveTheCommitDoNotRunAgain(t *testing.T) {
 func TestAttemptsSurviveTakeover(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		source := nameIn(3, "s")
-		w.register(source, attempts(4))
+		w.register(source, attempts(3))
 		w.enqueue(0)
 		ran := &tally{}
 		replica := w.scheduler(0)
@@ -316,14 +316,14 @@ func TestAttemptsSurviveTakeover(t *testing.T) {
 		c := w.caller()
 		defer c.Close()
 		id := w.send(c, source, 1)[0]
-		for n := 1; n <= 3; n++ {
+		for n := 1; n <= 2; n++ {
 			w.until("another attempt", 90*time.Second, func() bool { return ran.of(id) == n })
 			w.until("it is recorded", 5*time.Second, func() bool { _, attempts := w.events(); return attempts[id] == n })
 			replica.kill()
 			replica = w.scheduler(n % 3)
 		}
 		l := w.drained(90*time.Second, ran, id)
-		if ran.of(id) != 4 || l.attempts[id] != 3 || l.settled[id][0].GetAttempts() != 4 {
+		if ran.of(id) != 3 || l.attempts[id] != 2 || l.settled[id][0].GetAttempts() != 3 {
 			t.Errorf("%d runs, %d failed attempts, settled after %d", ran.of(id), l.attempts[id], l.settled[id][0].GetAttempts())
 		}
 	})

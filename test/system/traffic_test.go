@@ -159,9 +159,9 @@ func (w *world) traffic(c *client.Client, every time.Duration, sources ...string
 }
 
 // drained waits until every accepted job has an outcome, and checks that it has one and ran (I1, I12).
-func (w *world) drained(within time.Duration, ran *tally, ids ...string) ledger {
+func (w *world) drained(within time.Duration, ran *tally, ids ...string) *ledger {
 	w.t.Helper()
-	var l ledger
+	var l *ledger
 	began := time.Now()
 	missing := func() (n int, example string) {
 		l = w.outcomes()

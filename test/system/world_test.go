@@ -54,12 +54,14 @@ type world struct {
 	status    *status.Reader
 	telemetry *telemetry.Telemetry
 	log       *slog.Logger
+	ledger    *ledger // as read so far
 	running   sync.WaitGroup
 }
 
 // bubble runs f in a world with a broker, its topics and the first record of its control log.
 func bubble(t *testing.T, f func(t *testing.T, w *world)) {
 	t.Helper()
+	t.Parallel() // a bubble keeps one core busy at most
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, network: rpctest.NewNetwork(), broker: kafkatest.Start(t), log: slog.New(slog.DiscardHandler)}
 		if os.Getenv("TEST_LOG") != "" {
@@ -164,25 +166,30 @@ type ledger struct {
 	attempts map[string]int
 	late     int // terminal events of an epoch older than the last fence before them: they do not count
 	fences   int
+	next     [shards]int64 // read up to here
+	fence    [shards]int64 // the last fence
 }
 
-// outcomes reads all of outcomes.
-func (w *world) outcomes() ledger {
+// outcomes reads outcomes on, and returns all that they say so far.
+func (w *world) outcomes() *ledger {
 	w.t.Helper()
-	l := ledger{settled: map[string][]*logv1.Settled{}, attempts: map[string]int{}}
+	if w.ledger == nil {
+		w.ledger = &ledger{settled: map[string][]*logv1.Settled{}, attempts: map[string]int{}, fence: [shards]int64{-1, -1, -1, -1}}
+	}
+	l := w.ledger
 	for partition := range shards {
-		fence := int64(-1)
-		for _, m := range w.read(topics.Outcomes(), partition) {
+		for _, m := range w.readFrom(topics.Outcomes(), partition, l.next[partition]) {
+			l.next[partition] = m.Offset + 1
 			event := &logv1.JobEvent{}
 			if err := proto.Unmarshal(m.Value, event); err != nil {
 				w.t.Fatal(err)
 			}
 			switch e := event.GetEvent().(type) {
 			case *logv1.JobEvent_Fence:
-				fence = m.Offset
+				l.fence[partition] = m.Offset
 				l.fences++
 			case *logv1.JobEvent_Settled:
-				if event.GetEpoch() < fence {
+				if event.GetEpoch() < l.fence[partition] {
 					l.late++
 					continue
 				}
@@ -230,12 +237,14 @@ func (w *world) committed(topic string, partition int) offsets.Position {
 // read returns all records of a partition.
 func (w *world) read(topic string, partition int) []kafka.Message {
 	w.t.Helper()
-	ends, err := w.client.Ends(w.ctx, topic, []int{partition})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	var all []kafka.Message
-	for next := ends[partition].First; next < ends[partition].Next; {
+	return w.readFrom(topic, partition, 0)
+}
+
+// readFrom returns the records of a partition from an offset on, or from the first that is left.
+func (w *world) readFrom(topic string, partition int, from int64) (all []kafka.Message) {
+	w.t.Helper()
+	r := w.ends(topic, partition)
+	for next := max(from, r.First); next < r.Next; {
 		batch, err := w.client.Fetch(w.ctx, topic, partition, next, 4<<20, 10*time.Millisecond)
 		if err != nil {
 			w.t.Fatal(err)
@@ -248,10 +257,29 @@ func (w *world) read(topic string, partition int) []kafka.Message {
 	return all
 }
 
+// ends is what there is of a partition.
+func (w *world) ends(topic string, partition int) kafka.Range {
+	w.t.Helper()
+	ends, err := w.client.Ends(w.ctx, topic, []int{partition})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return ends[partition]
+}
+
+// spilled is how many records were ever written to lanes.
+func (w *world) spilled() (n int) {
+	w.t.Helper()
+	for p := range shards * lanes {
+		n += int(w.ends(topics.Spill(), p).Next)
+	}
+	return n
+}
+
 // until waits for a condition.
 func (w *world) until(what string, within time.Duration, holds func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(within); !holds(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(within); !holds(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("%s: not within %v", what, within)
 		}
