@@ -6,7 +6,10 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Duration is time.Duration; core needs nothing else of a clock's.
@@ -122,7 +125,7 @@ func (s Source) Validate() *Refusal {
 	const name = "must be 1 to 64 of a-z 0-9 . _ -"
 	add(validName(s.Name), "name", name)
 	add(printable(s.Owner, 128), "owner", "must be at most 128 printable ASCII characters")
-	add(len(s.Description) <= 1024, "description", "must be at most 1,024 bytes")
+	add(prose(s.Description, 1024), "description", "must be at most 1,024 bytes, without control characters")
 	add(len(s.Types) >= 1 && len(s.Types) <= 8, "types", "must be 1 to 8 types")
 	for i, t := range s.Types {
 		add(validName(t), fmt.Sprintf("types[%d]", i), name)
@@ -245,4 +248,12 @@ func printable(s string, limit int) bool {
 		}
 	}
 	return true
+}
+
+// prose reports whether s is valid text of at most limit bytes that a terminal shows as it is: no control characters, line and paragraph separators or
+// changes of direction, with which a reason could forge what lists show.
+func prose(s string, limit int) bool {
+	return len(s) <= limit && utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool {
+		return unicode.IsControl(r) || r >= 0x2028 && r <= 0x202e || r >= 0x2066 && r <= 0x2069
+	})
 }

@@ -139,7 +139,7 @@ func (o Order) Validate() *Refusal {
 	default:
 		add(false, "scope", "is required")
 	}
-	add(o.Reason != "" && len(o.Reason) <= maxReason, "reason", "must be 1 to 512 bytes")
+	add(o.Reason != "" && prose(o.Reason, maxReason), "reason", "must be 1 to 512 bytes, without control characters")
 	add(o.TTL >= 0 && o.TTL <= MaxTTL, "ttl", "must be above 0 and at most 30 days")
 	add(o.TTL == 0 || !o.UntilResumed, "ttl", "excludes until_resumed")
 	add(o.Ramp >= 0 && o.Ramp <= maxRate, "ramp_rate", "must be 0 to 1,000,000 a second")

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
@@ -56,6 +57,23 @@ func TestStateOf(t *testing.T) {
 	} {
 		if got := StateOf(s, now); got != want {
 			t.Errorf("%+v: got %v, want %v", s, got, want)
+		}
+	}
+}
+
+// TestTextForPeopleHasNoControlCharacters: a reason could once draw rows into a list, and drive the terminal that shows it.
+func TestTextForPeopleHasNoControlCharacters(t *testing.T) {
+	for text, ok := range map[string]bool{
+		"runaway import, see #12": true, "Überlauf – 停止": true, "a\u200db": true, "a\nb": false, "a\tb": false, "\x1b[31mred": false, "\x7f": false,
+		"\u009b31m": false, "\u2028": false, "\u202egpj.exe": false, "\u2066x": false, "\xff": false,
+	} {
+		if r := (Order{Verb: Hold, Scope: Scope{Kind: OfSource, Source: "a"}, Reason: text}).Validate(); (r == nil) != ok {
+			t.Errorf("reason %q: %v", text, r)
+		}
+		r := Source{Name: "a", Types: []string{"t"}, Description: text}.Validate()
+		named := r != nil && slices.ContainsFunc(r.Violations, func(v Violation) bool { return v.Field == "source.description" })
+		if named == ok {
+			t.Errorf("description %q: %v", text, r)
 		}
 	}
 }

@@ -493,7 +493,7 @@ type Source struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Set by the caller: who is asked when it misbehaves. At most 128 bytes.
 	Owner string `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`
-	// Set by the caller: for people, at most 1 KiB.
+	// Set by the caller: for people, at most 1 KiB. No control characters.
 	Description string `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
 	// Set by the caller: 1 to 8 types of jobs that it may enqueue.
 	Types []string `protobuf:"bytes,4,rep,name=types,proto3" json:"types,omitempty"`
@@ -932,7 +932,7 @@ type RegisterSourceRequest struct {
 	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	// Set by the caller: the same id makes the change once. At most 64 bytes. Absent: one is made.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Set by the caller: for the audit, at most 512 bytes.
+	// Set by the caller: for the audit, at most 512 bytes. No control characters.
 	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1055,7 +1055,7 @@ type UpdateSourceRequest struct {
 	ValidateOnly bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	// Set by the caller: the same id makes the change once. At most 64 bytes. Absent: one is made.
 	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Set by the caller: for the audit, at most 512 bytes.
+	// Set by the caller: for the audit, at most 512 bytes. No control characters.
 	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1190,7 +1190,7 @@ type DeleteSourceRequest struct {
 	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	// Set by the caller: the same id makes the change once. At most 64 bytes. Absent: one is made.
 	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Set by the caller: for the audit, at most 512 bytes.
+	// Set by the caller: for the audit, at most 512 bytes. No control characters.
 	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1334,11 +1334,11 @@ const file_spillway_automation_v1_source_proto_rawDesc = "" +
 	"multiplier\"z\n" +
 	"\aRunaway\x12G\n" +
 	"\x06action\x18\x01 \x01(\x0e2%.spillway.automation.v1.RunawayActionB\b\xbaH\x05\x82\x01\x02\x10\x01R\x06action\x12&\n" +
-	"\tmax_depth\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\bmaxDepth\"\xc1\t\n" +
+	"\tmax_depth\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\bmaxDepth\"\xf1\t\n" +
 	"\x06Source\x12.\n" +
 	"\x04name\x18\x01 \x01(\tB\x1a\xbaH\x17r\x152\x13^[a-z0-9._-]{1,64}$R\x04name\x12+\n" +
-	"\x05owner\x18\x02 \x01(\tB\x15\xbaH\x12r\x102\x0e^[ -~]{0,128}$R\x05owner\x12*\n" +
-	"\vdescription\x18\x03 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\vdescription\x12;\n" +
+	"\x05owner\x18\x02 \x01(\tB\x15\xbaH\x12r\x102\x0e^[ -~]{0,128}$R\x05owner\x12Z\n" +
+	"\vdescription\x18\x03 \x01(\tB8\xbaH5r3(\x80\b2.^[^\\p{Cc}\\x{2028}-\\x{202e}\\x{2066}-\\x{2069}]*$R\vdescription\x12;\n" +
 	"\x05types\x18\x04 \x03(\tB%\xbaH\"\x92\x01\x1f\b\x01\x10\b\x18\x01\"\x17r\x152\x13^[a-z0-9._-]{1,64}$R\x05types\x12N\n" +
 	"\x10default_priority\x18\x05 \x01(\x0e2\x19.spillway.job.v1.PriorityB\b\xbaH\x05\x82\x01\x02\x10\x01R\x0fdefaultPriority\x12F\n" +
 	"\fmax_priority\x18\x06 \x01(\x0e2\x19.spillway.job.v1.PriorityB\b\xbaH\x05\x82\x01\x02\x10\x01R\vmaxPriority\x123\n" +
@@ -1377,15 +1377,15 @@ const file_spillway_automation_v1_source_proto_rawDesc = "" +
 	"\x06filter\x18\x03 \x01(\tB\x1a\xbaH\x17r\x152\x13^[a-z0-9._-]{0,64}$R\x06filter\"w\n" +
 	"\x13ListSourcesResponse\x128\n" +
 	"\asources\x18\x01 \x03(\v2\x1e.spillway.automation.v1.SourceR\asources\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd3\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x83\x02\n" +
 	"\x15RegisterSourceRequest\x12>\n" +
 	"\x06source\x18\x01 \x01(\v2\x1e.spillway.automation.v1.SourceB\x06\xbaH\x03\xc8\x01\x01R\x06source\x12#\n" +
 	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x123\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f2\r^[ -~]{0,64}$R\trequestId\x12 \n" +
-	"\x06reason\x18\x04 \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\x06reason\"P\n" +
+	"request_id\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f2\r^[ -~]{0,64}$R\trequestId\x12P\n" +
+	"\x06reason\x18\x04 \x01(\tB8\xbaH5r3(\x80\x042.^[^\\p{Cc}\\x{2028}-\\x{202e}\\x{2066}-\\x{2069}]*$R\x06reason\"P\n" +
 	"\x16RegisterSourceResponse\x126\n" +
-	"\x06source\x18\x01 \x01(\v2\x1e.spillway.automation.v1.SourceR\x06source\"\xab\x02\n" +
+	"\x06source\x18\x01 \x01(\v2\x1e.spillway.automation.v1.SourceR\x06source\"\xdb\x02\n" +
 	"\x13UpdateSourceRequest\x12>\n" +
 	"\x06source\x18\x01 \x01(\v2\x1e.spillway.automation.v1.SourceB\x06\xbaH\x03\xd8\x01\x03R\x06source\x12;\n" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
@@ -1393,17 +1393,17 @@ const file_spillway_automation_v1_source_proto_rawDesc = "" +
 	"\x04etag\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\x12#\n" +
 	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x123\n" +
 	"\n" +
-	"request_id\x18\x05 \x01(\tB\x14\xbaH\x11r\x0f2\r^[ -~]{0,64}$R\trequestId\x12 \n" +
-	"\x06reason\x18\x06 \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\x06reason\"N\n" +
+	"request_id\x18\x05 \x01(\tB\x14\xbaH\x11r\x0f2\r^[ -~]{0,64}$R\trequestId\x12P\n" +
+	"\x06reason\x18\x06 \x01(\tB8\xbaH5r3(\x80\x042.^[^\\p{Cc}\\x{2028}-\\x{202e}\\x{2066}-\\x{2069}]*$R\x06reason\"N\n" +
 	"\x14UpdateSourceResponse\x126\n" +
-	"\x06source\x18\x01 \x01(\v2\x1e.spillway.automation.v1.SourceR\x06source\"\xde\x01\n" +
+	"\x06source\x18\x01 \x01(\v2\x1e.spillway.automation.v1.SourceR\x06source\"\x8e\x02\n" +
 	"\x13DeleteSourceRequest\x12.\n" +
 	"\x04name\x18\x01 \x01(\tB\x1a\xbaH\x17r\x152\x13^[a-z0-9._-]{1,64}$R\x04name\x12\x1b\n" +
 	"\x04etag\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\x12#\n" +
 	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x123\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tB\x14\xbaH\x11r\x0f2\r^[ -~]{0,64}$R\trequestId\x12 \n" +
-	"\x06reason\x18\x05 \x01(\tB\b\xbaH\x05r\x03(\x80\x04R\x06reason\"\x16\n" +
+	"request_id\x18\x04 \x01(\tB\x14\xbaH\x11r\x0f2\r^[ -~]{0,64}$R\trequestId\x12P\n" +
+	"\x06reason\x18\x05 \x01(\tB8\xbaH5r3(\x80\x042.^[^\\p{Cc}\\x{2028}-\\x{202e}\\x{2066}-\\x{2069}]*$R\x06reason\"\x16\n" +
 	"\x14DeleteSourceResponse*M\n" +
 	"\bOverflow\x12\x18\n" +
 	"\x14OVERFLOW_UNSPECIFIED\x10\x00\x12\x12\n" +

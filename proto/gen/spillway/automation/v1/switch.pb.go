@@ -372,7 +372,7 @@ type SwitchSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Set by the caller. Required.
 	Scope *Scope `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
-	// Set by the caller: why, for those who meet it later. Required, at most 512 bytes.
+	// Set by the caller: why, for those who meet it later. Required, at most 512 bytes, no control characters.
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Set by the caller: how long it lasts. Absent: 1 h. At most 30 days.
 	Ttl *durationpb.Duration `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"`
@@ -607,7 +607,7 @@ func (x *Proof) GetRunning() int64 {
 // Preview tells what a switch touches.
 type Preview struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Waiting jobs in the scope, as last reported.
+	// Waiting jobs in the lanes that hold work of the scope, as last reported. For a tenant an upper bound: nobody counts whose work a lane holds.
 	Jobs int64 `protobuf:"varint,1,opt,name=jobs,proto3" json:"jobs,omitempty"`
 	// Their bytes.
 	Bytes int64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
@@ -819,7 +819,7 @@ type ResumeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Set by the caller. Required; exactly the scope of the switch.
 	Scope *Scope `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
-	// Set by the caller: why. Required, at most 512 bytes.
+	// Set by the caller: why. Required, at most 512 bytes, no control characters.
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Set by the caller: the same id resumes once. At most 64 bytes. Absent: one is made.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -1092,12 +1092,11 @@ const file_spillway_automation_v1_switch_proto_rawDesc = "" +
 	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x1a\n" +
 	"\bsequence\x18\a \x01(\x03R\bsequence\x12)\n" +
 	"\x02to\x18\b \x01(\x0e2\x19.spillway.job.v1.PriorityR\x02to\x12\x1b\n" +
-	"\tramp_rate\x18\t \x01(\x01R\brampRate\"\xd1\x03\n" +
+	"\tramp_rate\x18\t \x01(\x01R\brampRate\"\x81\x04\n" +
 	"\n" +
 	"SwitchSpec\x12;\n" +
-	"\x05scope\x18\x01 \x01(\v2\x1d.spillway.automation.v1.ScopeB\x06\xbaH\x03\xc8\x01\x01R\x05scope\x12\"\n" +
-	"\x06reason\x18\x02 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01(\x80\x04R\x06reason\x12<\n" +
+	"\x05scope\x18\x01 \x01(\v2\x1d.spillway.automation.v1.ScopeB\x06\xbaH\x03\xc8\x01\x01R\x05scope\x12R\n" +
+	"\x06reason\x18\x02 \x01(\tB:\xbaH7r5\x10\x01(\x80\x042.^[^\\p{Cc}\\x{2028}-\\x{202e}\\x{2066}-\\x{2069}]*$R\x06reason\x12<\n" +
 	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\x9a\x9e\x01*\x00R\x03ttl\x12#\n" +
 	"\runtil_resumed\x18\x04 \x01(\bR\funtilResumed\x12#\n" +
 	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x123\n" +
@@ -1128,11 +1127,10 @@ const file_spillway_automation_v1_switch_proto_rawDesc = "" +
 	"\fHoldResponse\x126\n" +
 	"\x06switch\x18\x01 \x01(\v2\x1e.spillway.automation.v1.SwitchR\x06switch\x123\n" +
 	"\x05proof\x18\x02 \x01(\v2\x1d.spillway.automation.v1.ProofR\x05proof\x129\n" +
-	"\apreview\x18\x03 \x01(\v2\x1f.spillway.automation.v1.PreviewR\apreview\"\xdd\x01\n" +
+	"\apreview\x18\x03 \x01(\v2\x1f.spillway.automation.v1.PreviewR\apreview\"\x8d\x02\n" +
 	"\rResumeRequest\x12;\n" +
-	"\x05scope\x18\x01 \x01(\v2\x1d.spillway.automation.v1.ScopeB\x06\xbaH\x03\xc8\x01\x01R\x05scope\x12\"\n" +
-	"\x06reason\x18\x02 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01(\x80\x04R\x06reason\x123\n" +
+	"\x05scope\x18\x01 \x01(\v2\x1d.spillway.automation.v1.ScopeB\x06\xbaH\x03\xc8\x01\x01R\x05scope\x12R\n" +
+	"\x06reason\x18\x02 \x01(\tB:\xbaH7r5\x10\x01(\x80\x042.^[^\\p{Cc}\\x{2028}-\\x{202e}\\x{2066}-\\x{2069}]*$R\x06reason\x123\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f2\r^[ -~]{0,64}$R\trequestId\x126\n" +
 	"\tramp_rate\x18\x04 \x01(\x01B\x19\xbaH\x16\x12\x14@\x01\x19\x00\x00\x00\x00\x80\x84.A)\x00\x00\x00\x00\x00\x00\x00\x00R\brampRate\"\xb8\x01\n" +
