@@ -109,7 +109,7 @@ func explain(err error) error {
 	if e.Reason != "" {
 		fmt.Fprintf(&b, " (%s)", e.Reason)
 	}
-	return &refused{text: b.String(), err: err}
+	return &refused{text: visible(b.String()), err: err}
 }
 
 // print writes an answer in the form that was asked for. rows writes the table.
@@ -123,7 +123,7 @@ func (o *options) print(out io.Writer, answer proto.Message, rows func(w io.Writ
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(out, "%s\n", b)
+	_, err = fmt.Fprintf(out, "%s\n", visibleJSON(string(b)))
 	return err
 }
 

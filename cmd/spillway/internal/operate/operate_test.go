@@ -206,6 +206,35 @@ func TestOutput(t *testing.T) {
 	}
 }
 
+// TestTextFromTheLogIsVisible: what an older version let into the control log neither draws rows nor drives the terminal.
+func TestTextFromTheLogIsVisible(t *testing.T) {
+	const reason = "a\nb\x1b[31mred\tc\u009bd\u202ee\U000e0001 Überlauf"
+	list := []*automationv1.Switch{{Scope: scope("crm/t\x1b"), Actor: "x\ny", Reason: reason}}
+	clean := func(name, out string, lines int) {
+		t.Helper()
+		if strings.Count(out, "\n") != lines || strings.ContainsFunc(out, func(r rune) bool { return r != '\n' && hidden(r) }) || !strings.Contains(out, "Überlauf") {
+			t.Errorf("%s: %q", name, out)
+		}
+	}
+	var out bytes.Buffer
+	o := options{output: table}
+	if err := printList(&o, &out, &automationv1.ListSwitchesResponse{Switches: list}, list, switchRows(list)); err != nil {
+		t.Fatal(err)
+	}
+	clean(table, out.String(), 2)
+	out.Reset()
+	o.output = jsonl
+	if err := printList(&o, &out, &automationv1.ListSwitchesResponse{Switches: list}, list, nil); err != nil {
+		t.Fatal(err)
+	}
+	clean(jsonl, out.String(), 1)
+	var back struct{ Reason string }
+	if err := stdjson.Unmarshal(out.Bytes(), &back); err != nil || back.Reason != reason {
+		t.Errorf("%v: %q", err, back.Reason)
+	}
+	clean("refusal", explain((&rpc.Error{Code: codes.Aborted, Message: reason}).Err()).Error(), 0)
+}
+
 func TestExitCodes(t *testing.T) {
 	open(t)
 	for line, want := range map[string]int{

@@ -208,7 +208,7 @@ func deleteSource() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return o.print(cmd.OutOrStdout(), res, func(w io.Writer) { fmt.Fprintf(w, "%s deleted\n", args[0]) })
+				return o.print(cmd.OutOrStdout(), res, func(w io.Writer) { rowf(w, "%s deleted\n", args[0]) })
 			})
 		},
 	}
@@ -271,7 +271,7 @@ func sourceRows(list ...*automationv1.Source) func(io.Writer) {
 		fmt.Fprintln(w, "NAME\tTYPES\tPRIORITY\tRATE\tCONCURRENCY\tWEIGHT\tSTATE\tETAG")
 		for _, s := range list {
 			q := s.GetQuota()
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", s.GetName(), strings.Join(s.GetTypes(), ","), plain(s.GetDefaultPriority().String()),
+			rowf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", s.GetName(), strings.Join(s.GetTypes(), ","), plain(s.GetDefaultPriority().String()),
 				orNone(q != nil && q.Rate != nil, strconv.FormatFloat(q.GetRate(), 'g', -1, 64)),
 				orNone(q != nil && q.Concurrency != nil, strconv.Itoa(int(q.GetConcurrency()))), s.GetWeight(), plain(s.GetState().String()), s.GetEtag())
 		}

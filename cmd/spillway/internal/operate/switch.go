@@ -149,7 +149,7 @@ func switchRows(list []*automationv1.Switch) func(io.Writer) {
 	return func(w io.Writer) {
 		fmt.Fprintln(w, "SCOPE\tVERB\tUNTIL\tACTOR\tSINCE\tREASON")
 		for _, s := range list {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", scopeText(s.GetScope()), plain(s.GetVerb().String()), until(s), s.GetActor(),
+			rowf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", scopeText(s.GetScope()), plain(s.GetVerb().String()), until(s), s.GetActor(),
 				s.GetAt().AsTime().Local().Format(time.DateTime), s.GetReason())
 		}
 	}
@@ -166,23 +166,23 @@ func until(s *automationv1.Switch) string {
 func thrownRows(done string, s *automationv1.Switch, p *automationv1.Proof, pre *automationv1.Preview) func(io.Writer) {
 	return func(w io.Writer) {
 		if s == nil {
-			fmt.Fprintf(w, "would touch\t%d waiting jobs, %d bytes, of %s\n", pre.GetJobs(), pre.GetBytes(), strings.Join(pre.GetSources(), ", "))
-			fmt.Fprintf(w, "etag\t%s\n", pre.GetEtag())
+			rowf(w, "would touch\t%d waiting jobs, %d bytes, of %s\n", pre.GetJobs(), pre.GetBytes(), strings.Join(pre.GetSources(), ", "))
+			rowf(w, "etag\t%s\n", pre.GetEtag())
 			return
 		}
-		fmt.Fprintf(w, "%s\t%s\n", done, scopeText(s.GetScope()))
+		rowf(w, "%s\t%s\n", done, scopeText(s.GetScope()))
 		if done == "held" {
-			fmt.Fprintf(w, "until\t%s\n", until(s))
+			rowf(w, "until\t%s\n", until(s))
 		}
-		fmt.Fprintf(w, "waiting\t%d jobs, %d bytes\n", pre.GetJobs(), pre.GetBytes())
-		fmt.Fprintf(w, "running\t%d\n", p.GetRunning())
-		fmt.Fprintf(w, "sequence\t%d\n", p.GetSequence())
-		fmt.Fprintf(w, "took\t%s\n", p.GetTook().AsDuration().Round(time.Millisecond))
+		rowf(w, "waiting\t%d jobs, %d bytes\n", pre.GetJobs(), pre.GetBytes())
+		rowf(w, "running\t%d\n", p.GetRunning())
+		rowf(w, "sequence\t%d\n", p.GetSequence())
+		rowf(w, "took\t%s\n", p.GetTook().AsDuration().Round(time.Millisecond))
 		for _, a := range p.GetAcks() {
-			fmt.Fprintf(w, "acknowledged\t%s at %s\n", a.GetReplica(), a.GetAppliedAt().AsTime().Local().Format("15:04:05.000"))
+			rowf(w, "acknowledged\t%s at %s\n", a.GetReplica(), a.GetAppliedAt().AsTime().Local().Format("15:04:05.000"))
 		}
 		for _, name := range p.GetSilent() {
-			fmt.Fprintf(w, "silent\t%s\n", name)
+			rowf(w, "silent\t%s\n", name)
 		}
 	}
 }
