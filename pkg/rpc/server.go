@@ -111,6 +111,7 @@ func NewServer(cfg Config, register func(*grpc.Server)) (*Server, error) {
 		grpc.Creds(localCredentials{}),
 		grpc.UnaryInterceptor(g.unary),
 		grpc.StreamInterceptor(g.stream),
+		grpc.ForceServerCodecV2(newCodec()),
 		grpc.MaxRecvMsgSize(cfg.MaxReceive),
 		grpc.MaxSendMsgSize(cfg.MaxSend),
 		grpc.MaxHeaderListSize(maxHeaders),
