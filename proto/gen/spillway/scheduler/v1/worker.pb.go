@@ -417,7 +417,7 @@ type Result struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The lease.
 	Token *v1.Token `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
-	// The job.
+	// The job. A text that is no job's id is refused as STALE_LEASE, so that it costs the worker one result and not its stream.
 	JobId string `protobuf:"bytes,2,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
 	// How it ended.
 	Kind ResultKind `protobuf:"varint,3,opt,name=kind,proto3,enum=spillway.scheduler.v1.ResultKind" json:"kind,omitempty"`
@@ -1711,10 +1711,10 @@ const file_spillway_scheduler_v1_worker_proto_rawDesc = "" +
 	"\vconcurrency\x18\x04 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\x90N(\x01R\vconcurrency\x12@\n" +
 	"\x04held\x18\x05 \x03(\v2 .spillway.scheduler.v1.HeldLeaseB\n" +
-	"\xbaH\a\x92\x01\x04\x10\xa0\x9c\x01R\x04held\"\xe3\x02\n" +
+	"\xbaH\a\x92\x01\x04\x10\xa0\x9c\x01R\x04held\"\xda\x02\n" +
 	"\x06Result\x124\n" +
-	"\x05token\x18\x01 \x01(\v2\x16.spillway.job.v1.TokenB\x06\xbaH\x03\xc8\x01\x01R\x05token\x12\x1e\n" +
-	"\x06job_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18$R\x05jobId\x12A\n" +
+	"\x05token\x18\x01 \x01(\v2\x16.spillway.job.v1.TokenB\x06\xbaH\x03\xc8\x01\x01R\x05token\x12\x15\n" +
+	"\x06job_id\x18\x02 \x01(\tR\x05jobId\x12A\n" +
 	"\x04kind\x18\x03 \x01(\x0e2!.spillway.scheduler.v1.ResultKindB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04kind\x12@\n" +
 	"\x05delay\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\x9a\x9e\x012\x00R\x05delay\x12\x1e\n" +
