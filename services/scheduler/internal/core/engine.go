@@ -67,6 +67,7 @@ type Engine struct {
 
 	settlements, settled []Settlement // to hand out, handed out last
 	moves, movesOut      []*Job
+	from, fromOut        []Home // of moves
 	revokes, revoked     []Revoke
 }
 
@@ -178,7 +179,14 @@ func (e *Engine) Detach(id int32) {
 		}
 	}
 	e.settlements = keep(e.settlements, func(s Settlement) bool { return s.Job.Shard != id })
-	e.moves = keep(e.moves, func(j *Job) bool { return j.Shard != id })
+	moves, from := e.moves[:0], e.from[:0]
+	for i, j := range e.moves {
+		if j.Shard != id {
+			moves, from = append(moves, j), append(from, e.from[i])
+		}
+	}
+	clear(e.moves[len(moves):])
+	e.moves, e.from = moves, from
 	delete(e.shards, id)
 	e.marks = true
 }

@@ -57,11 +57,12 @@ func (e *Engine) Tick(now time.Time) Chores {
 		e.touch(p)
 	}
 	c := Chores{
-		Settlements: e.settlements, Moves: e.moves, Revokes: e.revokes, Reads: e.reads(t),
+		Settlements: e.settlements, Moves: e.moves, From: e.from, Revokes: e.revokes, Reads: e.reads(t),
 		SummaryDue: due, MarksDue: e.marks,
 	}
 	e.settlements, e.settled = e.settled[:0], e.settlements
 	e.moves, e.movesOut = e.movesOut[:0], e.moves
+	e.from, e.fromOut = e.fromOut[:0], e.from
 	e.revokes, e.revoked = e.revoked[:0], e.revokes
 	e.marks = false
 	return c
@@ -183,10 +184,15 @@ func (e *Engine) displace(t moment, j *Job) {
 		j.again = true
 		return
 	}
-	j.moving = true
 	e.spill(j.strand)
 	e.unlink(j)
-	e.moves = append(e.moves, j)
+	e.handOut(j)
+}
+
+// handOut has a job moved from where it is now.
+func (e *Engine) handOut(j *Job) {
+	j.moving = true
+	e.moves, e.from = append(e.moves, j), append(e.from, j.Home)
 }
 
 // unpin has a job moved that holds up its partition's window; a running one keeps its lease.
@@ -204,8 +210,7 @@ func (e *Engine) unpin(t moment, j *Job) {
 			e.displace(t, j)
 		}
 	case leased:
-		j.moving = true
-		e.moves = append(e.moves, j)
+		e.handOut(j)
 	}
 }
 
@@ -231,6 +236,10 @@ func (e *Engine) Moved(now time.Time, id JobID, home Home) {
 		}
 	}
 }
+
+// Moving reports whether the copy of a job of Chores.Moves is still wanted. It is not when the job has ended, or when a copy was met in its lane
+// meanwhile, be it one of a former owner: then the home that it left is complete.
+func (e *Engine) Moving(j *Job) bool { return e.jobs[j.ID] == j && j.moving }
 
 // arrive makes the copy of a moving job its home.
 func (e *Engine) arrive(t moment, j *Job, home Home) {

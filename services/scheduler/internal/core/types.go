@@ -379,7 +379,8 @@ type Mark struct {
 // Chores is what Tick found to do besides granting. Its slices are valid until the next Tick.
 type Chores struct {
 	Settlements []Settlement // expired leases, run timeouts, expired queued jobs
-	Moves       []*Job       // append to their lane with Transit, complete the old offset, then call Moved
+	Moves       []*Job       // append to their lane with Transit, complete the old offset (From), then call Moved
+	From        []Home       // where each of Moves was: its Home may be another by the time of the copy
 	Revokes     []Revoke
 	Reads       []LaneRead
 	SummaryDue  bool // write a summary beat now

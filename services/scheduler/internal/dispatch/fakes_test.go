@@ -48,8 +48,8 @@ func (d *durable) kinds() []core.SettlementKind {
 
 type lanes struct{ reads, moves atomic.Int64 }
 
-func (l *lanes) Read(r []core.LaneRead) { l.reads.Add(int64(len(r))) }
-func (l *lanes) Move(j []*core.Job)     { l.moves.Add(int64(len(j))) }
+func (l *lanes) Read(r []core.LaneRead)            { l.reads.Add(int64(len(r))) }
+func (l *lanes) Move(j []*core.Job, _ []core.Home) { l.moves.Add(int64(len(j))) }
 
 // gate is open unless shut, or the control log has something that was not applied.
 type gate struct {

@@ -234,7 +234,7 @@ func (l *Loop) tick() {
 	now := time.Now()
 	chores := l.engine.Tick(now)
 	settlements, reads := slices.Clone(chores.Settlements), slices.Clone(chores.Reads)
-	moves := slices.Clone(chores.Moves)
+	moves, from := slices.Clone(chores.Moves), slices.Clone(chores.From)
 	for _, r := range chores.Revokes {
 		if s := l.sessions[r.Worker]; s != nil {
 			s.put(now, func(o *outbox) { f := o.last(now); f.Revokes = append(f.Revokes, r) })
@@ -252,7 +252,7 @@ func (l *Loop) tick() {
 		l.ports.Settler.Settle(s)
 	}
 	if len(moves) > 0 {
-		l.ports.Mover.Move(moves)
+		l.ports.Mover.Move(moves, from)
 	}
 	if len(reads) > 0 {
 		l.ports.Reader.Read(reads)

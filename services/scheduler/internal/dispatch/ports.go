@@ -13,9 +13,10 @@ type Settler interface {
 	Settle(core.Settlement)
 }
 
-// Mover copies jobs to their lanes and calls core.Engine.Moved by Loop.Do. Move must not block; it may keep the slice.
+// Mover copies jobs to their lanes, completes the homes that they left, and calls core.Engine.Moved by Loop.Do. Move must not block; it may keep
+// the slices.
 type Mover interface {
-	Move([]*core.Job)
+	Move(jobs []*core.Job, from []core.Home)
 }
 
 // Reader is told how much of which lane may be offered. Read must not block; it may keep the slice.

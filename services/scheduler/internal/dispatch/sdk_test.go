@@ -41,10 +41,10 @@ type replica struct {
 	settled map[core.SettlementKind]int
 }
 
-func (r *replica) Open(time.Time, int64) bool { return true }
-func (r *replica) Move([]*core.Job)           {}
-func (r *replica) Read([]core.LaneRead)       {}
-func (r *replica) Poke()                      {}
+func (r *replica) Open(time.Time, int64) bool    { return true }
+func (r *replica) Move([]*core.Job, []core.Home) {}
+func (r *replica) Read([]core.LaneRead)          {}
+func (r *replica) Poke()                         {}
 func (r *replica) Summarise(s []core.Summary) {
 	for _, other := range r.all {
 		if other != r {

@@ -21,11 +21,11 @@ const full = 2 * time.Millisecond
 const maxReason = 2 << 10
 
 // Move moves queued or running jobs to their lanes. It does not block; the engine hears of each by Moved.
-func (w *Writer) Move(jobs []*core.Job) {
+func (w *Writer) Move(jobs []*core.Job, from []core.Home) {
 	w.mu.Lock()
-	for _, job := range jobs {
+	for i, job := range jobs {
 		if epoch, owned := w.deps.Homes.Epoch(job.Shard); owned {
-			w.moves = append(w.moves, wish{job, epoch})
+			w.moves = append(w.moves, wish{job, from[i], epoch})
 		}
 	}
 	w.mu.Unlock()
@@ -43,6 +43,7 @@ func (w *Writer) moveAgain(m wish) {
 // wish is a job that the engine wants moved, and the epoch under which it does.
 type wish struct {
 	job   *core.Job
+	from  core.Home // where it was then
 	epoch int64
 }
 
@@ -59,15 +60,20 @@ func (w *Writer) runMoves(ctx context.Context) {
 		w.mu.Unlock()
 		wishes = slices.DeleteFunc(wishes, func(m wish) bool { return !w.stands(m.job.Shard, m.epoch) })
 		// The engine goes on changing its jobs: what the copies say is read under its lock.
-		jobs := make([]*core.Job, len(wishes))
-		w.deps.Engine.Do(func(time.Time, *core.Engine) {
+		jobs, wanted := make([]*core.Job, len(wishes)), make([]bool, len(wishes))
+		w.deps.Engine.Do(func(_ time.Time, e *core.Engine) {
 			for i, m := range wishes {
 				job := m.job
-				jobs[i] = &core.Job{ID: job.ID, Shard: job.Shard, Source: job.Source, Type: job.Type, Home: job.Home,
+				jobs[i] = &core.Job{ID: job.ID, Shard: job.Shard, Source: job.Source, Type: job.Type, Home: m.from,
 					Attempts: job.Attempts, ReadyAt: job.ReadyAt, Quarantine: job.Quarantine, Record: job.Record}
+				wanted[i] = e.Moving(job)
 			}
 		})
 		for i, job := range jobs {
+			if !wanted[i] {
+				w.done(fact{settlement: core.Settlement{Job: job}, epoch: wishes[i].epoch, moved: true, offset: -1, from: job.Home})
+				continue
+			}
 			if err := w.move(ctx, job, wishes[i].epoch, true); err != nil && ctx.Err() == nil {
 				w.deps.Log.Debug("a job could not be moved to its lane and will be again", "source", job.Source, "type", job.Type, "error", err)
 				w.mu.Lock()

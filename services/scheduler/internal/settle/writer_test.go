@@ -96,15 +96,43 @@ func TestCopyBeforeOldOffset(t *testing.T) {
 	}), []string{"lane", "durable x.spill/19", "landed", "complete jobs.default/3@41"})
 }
 
+// handedOut has the engine hand a job out to be moved, because it has held up its window for too long.
+func handedOut(w *Writer, j *core.Job) (moves []*core.Job, from []core.Home) {
+	w.deps.Engine.Do(func(now time.Time, e *core.Engine) {
+		e.Attach(now, j.Shard, 7)
+		e.Offer(now, j)
+	})
+	time.Sleep(31 * time.Second)
+	w.deps.Engine.Do(func(now time.Time, e *core.Engine) {
+		chores := e.Tick(now)
+		moves, from = slices.Clone(chores.Moves), slices.Clone(chores.From)
+	})
+	return moves, from
+}
+
+// TestCopyThatWasMetFirst: a copy by a former owner is read while the job is about to be moved. It is the job's home then: the one that it left is
+// complete, and the copy is not, for the job still waits.
+func TestCopyThatWasMetFirst(t *testing.T) {
+	j, met := job, job
+	met.Home = core.Home{Topic: core.TopicSpill, Partition: 19, Offset: 5}
+	expect(t, run(t, nil, func(_ context.Context, w *Writer) {
+		moves, from := handedOut(w, &j)
+		w.deps.Engine.Do(func(now time.Time, e *core.Engine) { e.Offer(now, &met) })
+		w.Move(moves, from)
+	}), []string{"complete jobs.default/3@41"})
+}
+
 // TestCopyOfAnEndedJobIsComplete: a running job was being moved when it ended; its copy must not run.
 func TestCopyOfAnEndedJobIsComplete(t *testing.T) {
 	j := job
 	expect(t, run(t, nil, func(_ context.Context, w *Writer) {
+		w.Move(handedOut(w, &j))
+		time.Sleep(time.Millisecond) // the copy is on its way
 		w.deps.Engine.Do(func(now time.Time, e *core.Engine) {
+			e.Detach(j.Shard)
 			e.Attach(now, j.Shard, 7)
 			e.Remember(now, j.Shard, j.Source, j.ID, j.Digest, now)
 		})
-		w.Move([]*core.Job{&j})
 	}), []string{"lane", "durable x.spill/19", "landed", "complete jobs.default/3@41", "complete spill/19@0"})
 }
 
