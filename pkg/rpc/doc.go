@@ -9,9 +9,11 @@
 //   - Nobody unknown reaches a handler: except for health, every call carries
 //     a token that was verified locally, and its role allows the method.
 //   - No invalid request reaches a handler: protovalidate's rules run first,
-//     and the refusal names every offending field at once.
-//   - Nothing is unbounded: message and header sizes, streams and connections,
-//     the deadline of every unary call, the time to stop.
+//     and the refusal names every offending field at once, up to 64; of a
+//     frame of a stream, and of a request of very many parts, the first one.
+//   - Nothing is unbounded: message and header sizes, the parts of a message,
+//     what a refusal costs, streams and connections, the deadline of every
+//     unary call, the time to stop.
 //   - A panic ends its call, not the process, and no internal text leaves it.
 //   - Plaintext is served and dialled on this machine only.
 //

@@ -24,7 +24,8 @@
 //   - A result is passed on once, and answered when it is durable or refused; a lease is bound to its worker, and a
 //     worker to the caller who opened its first stream, as long as it may hold leases (S17).
 //   - A hold is acknowledged when every lease that it found undecided is started or back, or after 200 ms.
-//   - An outbox holds at most 16 MiB of jobs; a worker that does not take anything for 10 s loses its stream (H25).
+//   - An outbox holds at most 16 MiB of jobs, 1,000 frames and 20,000 + 8 × slots tokens of answers; a worker that lets it grow further, or does not
+//     take anything for 10 s, loses its stream (H25).
 //
 // # Goroutines
 //
