@@ -166,7 +166,7 @@ func TestFloodSpillsAndDrains(t *testing.T) {
 		})
 		caller := w.caller()
 		defer caller.Close()
-		const rounds, flood = 300, 10 // 2,000 jobs a second against 800
+		const rounds, flood = 150, 10 // 2,000 jobs a second against 800
 		for i := range rounds {
 			jobs := make([]client.Job, flood)
 			for j := range jobs {
