@@ -17,6 +17,8 @@ const (
 	HeaderMAC = "spillway-mac"
 	// HeaderPrev holds Prev, on records of control.
 	HeaderPrev = "spillway-prev"
+	// HeaderReason says, on records of dead, why the job is dead: what its Settled event says, at most 2 KiB, for as long as the record is kept.
+	HeaderReason = "spillway-reason"
 	// HeaderParked says, on records of dead that nobody could act on, why; HeaderParkedFrom names where such a record was, as
 	// topic/partition/offset with the topic's name without prefix. Its own headers follow unchanged.
 	HeaderParked     = "spillway-parked"

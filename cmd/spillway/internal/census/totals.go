@@ -79,10 +79,10 @@ func parseCounts(text string) (counts [places]int64, err error) {
 		return counts, nil
 	}
 	parts := strings.Split(text, ",")
-	if len(parts) != int(places-Succeeded) {
+	if len(parts) < int(places-Succeeded) {
 		return counts, fmt.Errorf("not the counts of a ledger: %.100q", text)
 	}
-	for i, part := range parts {
+	for i, part := range parts[:places-Succeeded] { // a later release may write more
 		n, err := strconv.ParseInt(part, 10, 64)
 		if err != nil || n < 0 {
 			return counts, fmt.Errorf("not the counts of a ledger: %.100q", text)

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spillway/spillway/pkg/envelope"
 	"github.com/spillway/spillway/pkg/kafka"
 	"github.com/spillway/spillway/pkg/kafka/produce"
 	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
@@ -134,9 +135,10 @@ func (w *Writer) settle(f fact) {
 // bury appends the dead letter, and then the event: a crash in between makes a second dead letter, not a lost one.
 func (w *Writer) bury(f fact) {
 	job := f.settlement.Job
+	headers := w.copyHeaders(job, f.epoch, jobv1.WaitCause_WAIT_CAUSE_UNSPECIFIED)
 	w.send(produce.Record{
 		Topic: w.cfg.Topics.Dead(), Partition: int(job.Shard), Key: []byte(job.Source), Value: record(job).Value,
-		Headers: w.copyHeaders(job, f.epoch, jobv1.WaitCause_WAIT_CAUSE_UNSPECIFIED),
+		Headers: append(headers, kafka.Header{Key: envelope.HeaderReason, Value: []byte(reason(f.settlement))}),
 	}, func(int64) { w.event(f) }, func() { w.settle(f) })
 }
 

@@ -68,7 +68,10 @@ func TestCountsSurviveTheirText(t *testing.T) {
 	if err != nil || got != want {
 		t.Fatalf("%v, %v", got, err)
 	}
-	for _, bad := range []string{"1", "1,2,3,4,5", "1,2,3,4,5,6,7", "a,2,3,4,5,6", "-1,2,3,4,5,6"} {
+	if later, err := ParseCounts("1,2,3,4,5,6,7"); err != nil || later != want {
+		t.Errorf("of a later release: %v, %v", later, err)
+	}
+	for _, bad := range []string{"1", "1,2,3,4,5", "a,2,3,4,5,6", "-1,2,3,4,5,6"} {
 		if _, err := ParseCounts(bad); err == nil {
 			t.Errorf("%q was read", bad)
 		}
