@@ -1,15 +1,15 @@
 package faults
 
 import (
-	"encoding/json"
 	"flag"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/spillway/spillway/test/product"
 )
 
 var (
@@ -29,68 +29,23 @@ const (
 	drain = 90 * time.Second
 )
 
-// report is what the test uses of load's JSON.
-type report struct {
-	Groups []struct {
-		Name     string `json:"name"`
-		Sent     int    `json:"sent"`
-		Accepted int    `json:"accepted"`
-		Refused  int    `json:"refused"`
-		Unknown  int    `json:"unknown"`
-		Wait     struct {
-			P99 float64 `json:"p99"`
-			Max float64 `json:"max"`
-		} `json:"wait_ms"`
-	} `json:"groups"`
-	Workers []int `json:"workers"`
-	Ledger  struct {
-		Sent       int `json:"sent"`
-		Accepted   int `json:"accepted"`
-		Refused    int `json:"refused"`
-		Unknown    int `json:"unknown"`
-		Succeeded  int `json:"succeeded"`
-		Dead       int `json:"dead"`
-		Remaining  int `json:"remaining"`
-		Lost       int `json:"lost"`
-		Duplicates int `json:"duplicates"`
-		Unexpected int `json:"unexpected"`
-	} `json:"ledger"`
-	Reasons map[string]int `json:"reasons"`
-}
-
 // TestF1NothingIsLostWhenProcessesAreKilled kills a worker process, an enqueue,
 // a scheduler and the broker with SIGKILL under load (F1, F2, F7). Flags choose
 // what and when: -args -kills broker -every 15s -schedulers 3.
 func TestF1NothingIsLostWhenProcessesAreKilled(t *testing.T) {
 	targets := strings.Split(*kills, ",")
-	d := startDev(t, t.TempDir(), "--schedulers", strconv.Itoa(*schedulers))
+	d := product.StartDev(t, t.TempDir(), "--schedulers", strconv.Itoa(*schedulers))
 	sending := warm + time.Duration(len(targets))*(*every)
-
-	var out, talk transcript
-	load := exec.Command(binary, "load", "--data-dir", d.dir, "--flow", "victim*6="+strconv.Itoa(rate/6)+",work=5ms",
-		"--worker-processes", "4", "--for", sending.String(), "--drain", drain.String(), "-o", "json")
-	load.Stdout, load.Stderr = &out, &talk
-	if err := load.Start(); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- load.Wait() }()
-	defer func() {
-		load.Process.Kill() // it has ended unless the test failed
-		if t.Failed() {
-			t.Logf("load said:\n%s", tail(talk.String()))
-		}
-	}()
-
-	d.until(40*time.Second, "load has its workers", func() bool { return len(workers(talk.String())) == 4 })
-	d.until(40*time.Second, "load sends", func() bool { return strings.Contains(talk.String(), "sending") })
+	load := d.Load("--flow", "victim*6="+strconv.Itoa(rate/6)+",work=5ms", "--worker-processes", "4", "--for", sending.String(), "--drain", drain.String())
+	product.Until(t, 40*time.Second, "load has its workers", func() bool { return len(load.Workers()) == 4 })
+	load.AwaitSending(40 * time.Second)
 	<-time.After(warm)
 	for _, target := range targets {
 		var pid int
 		if target == "worker" {
-			pid = workers(talk.String())[0]
+			pid = load.Workers()[0]
 		} else {
-			pid = d.ready().pid(target)
+			pid = d.File().Process(target)
 		}
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatalf("the fault did not fire: kill %s (pid %d): %v", target, pid, err)
@@ -98,20 +53,12 @@ func TestF1NothingIsLostWhenProcessesAreKilled(t *testing.T) {
 		t.Logf("killed %s (pid %d)", target, pid)
 		<-time.After(*every)
 		if target != "worker" {
-			if now := d.ready().pid(target); now == 0 || now == pid || !alive(now) {
+			if now := d.File().Process(target); now == 0 || now == pid || !product.Alive(now) {
 				t.Errorf("%s was not started again: pid %d", target, now)
 			}
 		}
 	}
-	select {
-	case <-done:
-	case <-time.After(sending + drain + 60*time.Second):
-		t.Fatal("load does not end")
-	}
-	var r report
-	if err := json.Unmarshal([]byte(out.String()), &r); err != nil {
-		t.Fatalf("load printed no report: %v\n%s", err, tail(out.String()))
-	}
+	r := load.Report(sending + drain + 60*time.Second)
 	l := r.Ledger
 	t.Logf("ledger %+v; %+v; not accepted %v", l, r.Groups, r.Reasons)
 	if l.Lost != 0 || l.Remaining != 0 || l.Unexpected != 0 || l.Dead != 0 {
@@ -127,26 +74,5 @@ func TestF1NothingIsLostWhenProcessesAreKilled(t *testing.T) {
 	if slices.Contains(targets, "worker") && len(r.Workers) < 5 {
 		t.Errorf("workers %v: the one that was killed was not started again", r.Workers)
 	}
-	stdout, stderr, code := spillway(t, 60*time.Second, "ledger", "--data-dir", d.dir, "-o", "json")
-	if code != 0 {
-		t.Errorf("the ledger ended with %d: %s%s", code, stdout, stderr)
-	}
-}
-
-// workers reads the pids that load says last.
-func workers(talk string) []int {
-	var pids []int
-	for line := range strings.Lines(talk) {
-		rest, ok := strings.CutPrefix(line, "workers ")
-		if !ok {
-			continue
-		}
-		pids = nil
-		for field := range strings.FieldsSeq(rest) {
-			if pid, err := strconv.Atoi(field); err == nil {
-				pids = append(pids, pid)
-			}
-		}
-	}
-	return pids
+	d.CheckLedger(60 * time.Second)
 }
