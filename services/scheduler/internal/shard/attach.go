@@ -157,14 +157,17 @@ func (o *Owner) take(ctx context.Context, g *group.Generation, id int, positions
 		return nil, fmt.Errorf("fence of shard %d: %w", id, err)
 	}
 	committed := positions[partition{topic, id}]
-	counts, err := ParseCounts(committed.Meta.Counts)
+	counts, err := offsets.ParseCounts(committed.Meta.Counts)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("commit of %s/%d: %w", topic, id, err)
 	}
 	s := &owned{
 		id: int32(id), shards: o.total, epoch: fence, ours: fence + 1, since: now, laning: newTurn(), lanes: lane.New(len(g.Partitions(o.cfg.Topics.Spill(), id))),
 		byJob: make(map[core.JobID][]int64), history: make(map[core.JobID]core.Past),
 		events: events{next: committed.Offset, counts: counts},
+	}
+	if counts.Fence > 0 {
+		s.events.fenced(counts.Fence)
 	}
 	if !committed.Meta.Drained {
 		s.quarantine = now.Add(Quarantine)
@@ -186,7 +189,7 @@ func (o *Owner) take(ctx context.Context, g *group.Generation, id int, positions
 		return nil, err
 	}
 	from = max(min(from, committed.Offset), committed.Offset-maxRemembered, ends[partition{topic, id}].First)
-	forged, err := s.fold(ctx, o.deps.Kafka, o.cfg.MACKey, topic, from, committed.Offset, fence)
+	forged, err := s.fold(ctx, o.deps.Kafka, o.cfg.MACKey, topic, from, committed.Offset, counts.Fence, fence)
 	if err != nil {
 		return nil, err
 	}
@@ -195,6 +198,7 @@ func (o *Owner) take(ctx context.Context, g *group.Generation, id int, positions
 	}
 	s.events.add(fence, jobv1.Outcome_OUTCOME_UNSPECIFIED)
 	s.events.done(fence)
+	s.events.fenced(fence)
 	return s, nil
 }
 

@@ -72,7 +72,7 @@ func (o *Owner) commitAll(ctx context.Context, drained func(*owned) bool) error 
 	var commits []kafka.Commit
 	for _, s := range shards {
 		s.mu.Lock()
-		low, counts := s.events.low(), s.events.counts.String()
+		low, counts := s.events.low(), s.events.account().String()
 		s.mu.Unlock()
 		text, err := offsets.Metadata{Drained: drained != nil && drained(s), Counts: counts}.Encode()
 		if err != nil {

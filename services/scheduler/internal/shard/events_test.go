@@ -5,6 +5,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/spillway/spillway/pkg/offsets"
 	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
 )
 
@@ -19,12 +20,21 @@ func TestEventsAgainstASet(t *testing.T) {
 			done    bool
 		}
 		model, next := map[int64]known{}, start
+		var fences []int64
 		t.Repeat(map[string]func(*rapid.T){
 			"add": func(t *rapid.T) {
 				next += rapid.Int64Range(0, 3).Draw(t, "gap") // others' events lie in between
 				outcome := jobv1.Outcome(rapid.IntRange(0, 6).Draw(t, "outcome"))
 				l.add(next, outcome)
 				model[next] = known{outcome: outcome}
+				next++
+			},
+			"fence": func(t *rapid.T) {
+				l.add(next, jobv1.Outcome_OUTCOME_UNSPECIFIED)
+				l.done(next)
+				l.fenced(next)
+				model[next] = known{done: true}
+				fences = append(fences, next)
 				next++
 			},
 			"done": func(t *rapid.T) {
@@ -36,17 +46,22 @@ func TestEventsAgainstASet(t *testing.T) {
 				}
 			},
 			"": func(t *rapid.T) {
-				low, want := l.low(), Counts{}
+				low, want := l.low(), offsets.Counts{}
 				for offset, k := range model {
 					if !k.done && offset < low {
 						t.Fatalf("low is %d, above the event at %d", low, offset)
 					}
 					if offset < low {
-						want.add(k.outcome)
+						count(&want, k.outcome)
 					}
 				}
-				if l.counts != want {
-					t.Fatalf("counts %v below %d, want %v", l.counts, low, want)
+				for _, f := range fences {
+					if f < low {
+						want.Fence = f
+					}
+				}
+				if got := l.account(); got != want {
+					t.Fatalf("counts %v below %d, want %v", got, low, want)
 				}
 				needed := 0
 				for _, k := range model {
@@ -60,20 +75,4 @@ func TestEventsAgainstASet(t *testing.T) {
 			},
 		})
 	})
-}
-
-func TestCountsSurviveTheirText(t *testing.T) {
-	want := Counts{1, 2, 3, 4, 5, 6}
-	got, err := ParseCounts(want.String())
-	if err != nil || got != want {
-		t.Fatalf("%v, %v", got, err)
-	}
-	if later, err := ParseCounts("1,2,3,4,5,6,7"); err != nil || later != want {
-		t.Errorf("of a later release: %v, %v", later, err)
-	}
-	for _, bad := range []string{"1", "1,2,3,4,5", "a,2,3,4,5,6", "-1,2,3,4,5,6"} {
-		if _, err := ParseCounts(bad); err == nil {
-			t.Errorf("%q was read", bad)
-		}
-	}
 }

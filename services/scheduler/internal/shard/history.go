@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -32,6 +33,7 @@ type outcomeOf struct {
 	source string
 	digest uint32
 	at     time.Time
+	epoch  int64 // under which it was written
 }
 
 // digest is what the engine tells payloads apart by: the first 32 bits of their hash.
@@ -46,9 +48,16 @@ func digest(sha []byte) uint32 {
 // to recognise what has been settled; those above are still needed, and go into the account.
 //
 // A terminal event counts unless its epoch is older than the last fence before it, and the first one of a job counts: so every reader
-// comes to the same result without trusting clocks.
-func (s *owned) fold(ctx context.Context, client *kafka.Client, macKey []byte, topic string, from, committed, fence int64) (forged int, err error) {
-	last := int64(-1) // the last fence met
+// comes to the same result without trusting clocks. before is the last fence below committed, 0 if none is known. When it is not below
+// from, the one that governs there is unknown until a fence is met; up to there the highest epoch of an event stands for it, which can
+// only be wrong of an owner that wrote nothing.
+func (s *owned) fold(ctx context.Context, client *kafka.Client, macKey []byte, topic string, from, committed, before, fence int64) (forged int, err error) {
+	last, early := int64(-1), int64(0) // the last fence; below early no fence was met and none is known
+	if before < from {
+		last = before
+	} else {
+		early = before
+	}
 	for from < fence {
 		batch, err := client.Fetch(ctx, topic, int(s.id), from, fetchBytes, fetchWait)
 		if err != nil {
@@ -66,7 +75,12 @@ func (s *owned) fold(ctx context.Context, client *kafka.Client, macKey []byte, t
 				continue
 			}
 			if event.GetFence() != nil {
+				if m.Offset <= early {
+					s.judge(last)
+					early = 0
+				}
 				last = m.Offset
+				s.events.fenced(last)
 				continue
 			}
 			last = max(last, event.GetEpoch()) // there was a fence, be it before what is read here
@@ -77,6 +91,20 @@ func (s *owned) fold(ctx context.Context, client *kafka.Client, macKey []byte, t
 		}
 	}
 	return forged, nil
+}
+
+// judge takes back what was settled under an epoch before last, of all that was read so far.
+func (s *owned) judge(last int64) {
+	s.recent = slices.DeleteFunc(s.recent, func(o outcomeOf) bool {
+		if o.epoch >= last {
+			return false
+		}
+		delete(s.history, o.id)
+		return true
+	})
+	for _, o := range s.recent { // another event of the same job may have been taken back
+		s.history[o.id] = core.Past{Settled: true}
+	}
 }
 
 // past takes one event of a former owner.
@@ -112,7 +140,7 @@ func (s *owned) past(event *logv1.JobEvent, offset, fence int64, needed bool) {
 		}
 		p.Settled = true
 		s.history[id] = p
-		s.recent = append(s.recent, outcomeOf{id: id, source: e.Settled.GetSource(), digest: digest(e.Settled.GetPayloadSha256()), at: e.Settled.GetSettledAt().AsTime()})
+		s.recent = append(s.recent, outcomeOf{id: id, source: e.Settled.GetSource(), digest: digest(e.Settled.GetPayloadSha256()), at: e.Settled.GetSettledAt().AsTime(), epoch: event.GetEpoch()})
 		if !needed {
 			return
 		}

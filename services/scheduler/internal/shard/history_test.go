@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/spillway/spillway/pkg/envelope"
+	"github.com/spillway/spillway/pkg/offsets"
 	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
 	logv1 "github.com/spillway/spillway/proto/gen/spillway/log/v1"
 	"github.com/spillway/spillway/services/scheduler/internal/core"
@@ -71,7 +72,8 @@ func TestHistoryByTheReadersRule(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		at := w.committed(topics.Outcomes(), 0)
-		if counts, err := ParseCounts(at.Meta.Counts); err != nil || counts != (Counts{Succeeded: 1, Dead: 1}) {
+		epoch, _ := r.Epoch(0)
+		if counts, err := offsets.ParseCounts(at.Meta.Counts); err != nil || counts != (offsets.Counts{Succeeded: 1, Dead: 1, Fence: epoch}) {
 			t.Errorf("counts %+v, %v", counts, err)
 		}
 		if at.Offset != w.event(0, 0, macKey, fenceOf("end")) {
@@ -89,11 +91,50 @@ func TestLateEventBelowTheReading(t *testing.T) {
 		w.event(0, former, macKey, settledOf(job(2), jobv1.Outcome_OUTCOME_SUCCEEDED))
 		fence := w.event(0, 0, macKey, fenceOf("me"))
 		s := &owned{byJob: map[core.JobID][]int64{}, history: map[core.JobID]core.Past{}, events: events{next: from}}
-		if forged, err := s.fold(t.Context(), w.client, macKey, topics.Outcomes(), from, from, fence); err != nil || forged != 0 {
+		if forged, err := s.fold(t.Context(), w.client, macKey, topics.Outcomes(), from, from, 0, fence); err != nil || forged != 0 {
 			t.Fatal(forged, err)
 		}
 		if !s.history[job(1)].Settled || s.history[job(2)].Settled {
 			t.Errorf("history %+v", s.history)
+		}
+	})
+}
+
+// TestFenceBeforeTheReading: the last fence below the committed offset is in the commit's counts, so a late event does not count either when it is the
+// first to be read, and no matter where the reading begins: the result is that of a reader from the start (H5).
+func TestFenceBeforeTheReading(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		const succeeded = jobv1.Outcome_OUTCOME_SUCCEEDED
+		former := w.event(0, 0, macKey, fenceOf("former"))
+		w.event(0, former, macKey, settledOf(job(1), succeeded))
+		second := w.event(0, 0, macKey, fenceOf("second"))
+		late := w.event(0, former, macKey, settledOf(job(2), succeeded))
+		w.event(0, second, macKey, settledOf(job(3), succeeded))
+		third := w.event(0, 0, macKey, fenceOf("third"))
+		w.event(0, second, macKey, settledOf(job(4), succeeded)) // late
+		committed := w.event(0, former, macKey, settledOf(job(5), succeeded))
+		w.event(0, third, macKey, settledOf(job(6), succeeded))
+		fence := w.event(0, 0, macKey, fenceOf("me"))
+		for _, from := range []int64{former, former + 1, late, third, third + 1, committed} {
+			s := &owned{byJob: map[core.JobID][]int64{}, history: map[core.JobID]core.Past{}, events: events{next: committed}}
+			s.events.fenced(third)
+			if forged, err := s.fold(t.Context(), w.client, macKey, topics.Outcomes(), from, committed, third, fence); err != nil || forged != 0 {
+				t.Fatal(forged, err)
+			}
+			for n, at := range map[byte]int64{1: former + 1, 2: -1, 3: third - 1, 4: -1, 5: -1, 6: committed + 1} {
+				if want := at >= from; s.history[job(n)].Settled != want {
+					t.Errorf("read from %d: job %d settled is %v", from, n, !want)
+				}
+			}
+			for _, o := range s.recent {
+				if o.id == job(2) || o.id == job(4) || o.id == job(5) {
+					t.Errorf("read from %d: the engine would drop %v, which has no outcome", from, o.id)
+				}
+			}
+			s.events.fenced(fence)
+			if got := s.events.account().Fence; got != third {
+				t.Errorf("read from %d: the commit at %d would say that its fence is %d, not %d", from, s.events.low(), got, third)
+			}
 		}
 	})
 }
