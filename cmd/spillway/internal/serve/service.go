@@ -27,8 +27,8 @@ import (
 type settings struct {
 	Kafka       string `env:"SPILLWAY_KAFKA" doc:"brokers: host:port, several separated by commas, or unix:PATH"`
 	Prefix      string `env:"SPILLWAY_PREFIX" default:"spillway." doc:"prefix of the topics"`
-	Listen      string `env:"SPILLWAY_LISTEN" default:"127.0.0.1:0" doc:"host:port of the gRPC listener"`
-	AdminListen string `env:"SPILLWAY_ADMIN_LISTEN" doc:"host:port of the listener for probes and metrics; empty: none"`
+	Listen      string `env:"SPILLWAY_LISTEN" default:"127.0.0.1:0" doc:"host:port or unix:PATH of the gRPC listener"`
+	AdminListen string `env:"SPILLWAY_ADMIN_LISTEN" doc:"host:port or unix:PATH of the listener for probes and metrics; empty: none"`
 	TokenKeys   string `env:"SPILLWAY_TOKEN_KEYS" doc:"JWKS file that tokens are verified with"`
 	MACKeyFile  string `env:"SPILLWAY_MAC_KEY_FILE" doc:"file with the key of control and outcomes records"`
 	Replica     string `env:"SPILLWAY_REPLICA" doc:"name of this replica, kept over restarts"`
@@ -155,12 +155,12 @@ func (s service) serve(ctx context.Context) (err error) {
 		defer cancel()
 		err = errors.Join(err, p.telemetry.Shutdown(flush))
 	}()
-	if p.listener, err = net.Listen("tcp", common.Listen); err != nil {
+	if p.listener, err = listen(common.Listen); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
 	defer p.listener.Close() // closed already once it has served
 	if common.AdminListen != "" {
-		if p.admin, err = net.Listen("tcp", common.AdminListen); err != nil {
+		if p.admin, err = listen(common.AdminListen); err != nil {
 			return fmt.Errorf("listen: %w", err)
 		}
 		defer p.admin.Close()
