@@ -19,7 +19,8 @@ type Fields struct {
 	Source string
 	Tenant string // "" for none
 	Type   string
-	// Priority is a jobv1.Priority that this release knows, never unspecified.
+	// Priority is a jobv1.Priority that this release knows, never unspecified
+	// but beside ErrUnknownValue.
 	Priority     int32
 	PayloadBytes int
 	// PayloadSHA256 points into the scanned value; nil when absent.
@@ -41,7 +42,8 @@ type Fields struct {
 // accepts (a fuzz test holds them together), less what no scheduler could
 // act on: a job without canonical id, source, type or accepted_at, or with
 // times out of range, is ErrMalformed; a priority that this release does not
-// know is ErrUnknownValue.
+// know is ErrUnknownValue, and then Fields say all but Priority, so that the
+// job can be given its outcome.
 func Scan(value []byte) (Fields, error) {
 	s := scanner{}
 	if !s.job(value) {
@@ -116,8 +118,10 @@ func (s *scanner) fields() (Fields, error) {
 	case s.maxAttempts < 0 || s.depth < 0 || s.runTimeout.secs < 0 || s.runTimeout.nanos < 0:
 		return malformed("negative number")
 	}
+	var err error
 	if _, known := jobv1.Priority_name[s.priority]; !known || s.priority == 0 {
-		return Fields{}, fmt.Errorf("%w: job: priority %d", ErrUnknownValue, s.priority)
+		err = fmt.Errorf("%w: job: priority %d", ErrUnknownValue, s.priority)
+		s.priority = 0
 	}
 	return Fields{
 		ID:            id,
@@ -135,7 +139,7 @@ func (s *scanner) fields() (Fields, error) {
 		Depth:         s.depth,
 		Keyed:         len(s.key) > 0,
 		RedriveOf:     string(s.redriveOf),
-	}, nil
+	}, err
 }
 
 func (s *scanner) job(b []byte) bool {

@@ -20,7 +20,9 @@ package census
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -83,6 +85,10 @@ type Census struct {
 	cfg    Config
 	jobs   map[envelope.JobID]Place
 	events []*events // by partition of outcomes
+	// parked are the records among the dead letters that nobody could read,
+	// by the place where they were, as HeaderParkedFrom names it; passed are
+	// the unreadable records that are complete, and must be among them.
+	parked, passed map[string]bool
 	// Unreadable are records and events that could not be decoded, Forged are
 	// events with a wrong MAC.
 	Unreadable, Forged int
@@ -91,7 +97,7 @@ type Census struct {
 // events is how far a partition of outcomes was read.
 type events struct {
 	first, next int64 // first is where reading began
-	fence       int64 // the last fence's offset, -1 before the first
+	fence       int64 // the last fence's offset, -1 if none is known
 	trimmed     bool  // the log does not reach back to what was asked for
 	// Outcomes below committed, as found in the log and as counted by the
 	// owner: the latter include those that were trimmed.
@@ -103,7 +109,7 @@ type events struct {
 // New begins a count. Nothing is read before the first call of Outcomes or
 // Homes.
 func New(cfg Config) *Census {
-	return &Census{cfg: cfg, jobs: make(map[envelope.JobID]Place)}
+	return &Census{cfg: cfg, jobs: make(map[envelope.JobID]Place), parked: make(map[string]bool), passed: make(map[string]bool)}
 }
 
 // Place is where the count has a job so far.
@@ -174,8 +180,13 @@ func (c *Census) openEvents(ctx context.Context, topic string, n int) error {
 			if err != nil {
 				return fmt.Errorf("count outcomes: commit of %s/%d: %w", topic, q, err)
 			}
-			if e.counted, err = parseCounts(meta.Counts); err != nil {
+			counts, err := offsets.ParseCounts(meta.Counts)
+			if err != nil {
 				return fmt.Errorf("count outcomes: commit of %s/%d: %w", topic, q, err)
+			}
+			e.counted = byPlace(counts)
+			if counts.Fence < e.first { // the log does not reach back to it
+				e.fence = counts.Fence
 			}
 		}
 		c.events = append(c.events, e)
@@ -243,6 +254,48 @@ func (c *Census) Homes(ctx context.Context) error {
 			return fmt.Errorf("count jobs: %w", err)
 		}
 	}
+	if c.cfg.Only != nil || !c.cfg.From.IsZero() {
+		return nil // nobody can tell whose the unreadable ones are
+	}
+	if err := c.deadLetters(ctx); err != nil {
+		return fmt.Errorf("count dead letters: %w", err)
+	}
+	return nil
+}
+
+// readable returns a job's id if a scheduler of this release can give the job
+// an outcome: of another version it cannot tell what the bytes mean.
+func readable(m *kafka.Message) (id envelope.JobID, ok bool) {
+	if envelope.CheckVersion(m.Headers) != nil {
+		return id, false
+	}
+	fields, err := envelope.Scan(m.Value)
+	return fields.ID, err == nil || errors.Is(err, envelope.ErrUnknownValue)
+}
+
+// deadLetters reads which unreadable records were parked. They are no jobs as
+// far as this release can tell, so they are in no place, but none may be gone.
+func (c *Census) deadLetters(ctx context.Context) error {
+	topic := c.cfg.Topics.Dead()
+	n, err := c.cfg.Client.Partitions(ctx, topic)
+	if err != nil {
+		return err
+	}
+	ends, err := c.cfg.Client.Ends(ctx, topic, partitions(n))
+	if err != nil {
+		return err
+	}
+	for q := range n {
+		err := read(ctx, c.cfg.Client, topic, q, ends[q].First, ends[q].Next, func(m *kafka.Message) {
+			from, parked := envelope.Get(m.Headers, envelope.HeaderParkedFrom)
+			if _, ok := readable(m); parked && !ok {
+				c.parked[string(from)] = true
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -291,19 +344,23 @@ func (c *Census) home(ctx context.Context, h home) error {
 			from = max(from, at)
 		}
 		err := read(ctx, c.cfg.Client, h.topic, q, from, ends[q].Next, func(m *kafka.Message) {
-			fields, err := envelope.Scan(m.Value)
-			if err != nil {
+			id, ok := readable(m)
+			complete := m.Offset < commit.Offset || commit.Meta.Done.Contains(commit.Offset, m.Offset)
+			if !ok {
 				c.Unreadable++
+				if complete {
+					c.passed[fmt.Sprintf("%s/%d/%d", strings.TrimPrefix(h.topic, c.cfg.Topics.Prefix), q, m.Offset)] = true
+				}
 				return
 			}
-			if c.cfg.Only != nil && !c.cfg.Only(fields.ID) {
+			if c.cfg.Only != nil && !c.cfg.Only(id) {
 				return
 			}
 			place := h.place
-			if m.Offset < commit.Offset || commit.Meta.Done.Contains(commit.Offset, m.Offset) {
+			if complete {
 				place = Vanished // unless another record or an outcome says otherwise
 			}
-			c.jobs[fields.ID] = max(c.jobs[fields.ID], place)
+			c.jobs[id] = max(c.jobs[id], place)
 		})
 		if err != nil {
 			return err

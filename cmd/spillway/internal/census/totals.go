@@ -3,13 +3,12 @@ package census
 import (
 	"context"
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/spillway/spillway/pkg/kafka"
+	"github.com/spillway/spillway/pkg/offsets"
 	logv1 "github.com/spillway/spillway/proto/gen/spillway/log/v1"
 )
 
@@ -33,8 +32,13 @@ type Totals struct {
 	// Leased are those of them that run, as the schedulers last said in the
 	// status log; they are counted only here.
 	Leased int64 `json:"leased"`
+	// Parked are records that no scheduler of this release could read, of a
+	// later version for instance, and that are kept among the dead letters.
+	// Nobody can tell what jobs they are, so they are not in Accepted.
+	Parked int64 `json:"parked"`
 	// Difference is Accepted less everything else: jobs that are complete and
-	// have neither an outcome nor another home. Anything but 0 is a loss.
+	// have neither an outcome nor another home; and records that nobody could
+	// read, are complete and were not parked. Anything but 0 is a loss.
 	Difference int64 `json:"difference"`
 }
 
@@ -62,6 +66,12 @@ func (c *Census) Totals(leased int64) Totals {
 	for _, count := range n {
 		t.Accepted += count
 	}
+	t.Parked = int64(len(c.parked))
+	for from := range c.passed {
+		if !c.parked[from] && c.cfg.Only == nil && c.cfg.From.IsZero() {
+			t.Difference++
+		}
+	}
 	// A running job keeps its home, mostly a priority topic.
 	for _, home := range []*int64{&t.Waiting, &t.Spilled} {
 		moved := min(leased, *home)
@@ -72,24 +82,11 @@ func (c *Census) Totals(leased int64) Totals {
 	return t
 }
 
-// parseCounts reads the running account that an owner commits for its
-// partition of outcomes: six numbers in the order of the outcomes.
-func parseCounts(text string) (counts [places]int64, err error) {
-	if text == "" {
-		return counts, nil
-	}
-	parts := strings.Split(text, ",")
-	if len(parts) < int(places-Succeeded) {
-		return counts, fmt.Errorf("not the counts of a ledger: %.100q", text)
-	}
-	for i, part := range parts[:places-Succeeded] { // a later release may write more
-		n, err := strconv.ParseInt(part, 10, 64)
-		if err != nil || n < 0 {
-			return counts, fmt.Errorf("not the counts of a ledger: %.100q", text)
-		}
-		counts[int(Succeeded)+i] = n
-	}
-	return counts, nil
+// byPlace lists an owner's running account by place.
+func byPlace(c offsets.Counts) (counts [places]int64) {
+	counts[Succeeded], counts[Dead], counts[Expired] = c.Succeeded, c.Dead, c.Expired
+	counts[Purged], counts[Cancelled], counts[Superseded] = c.Purged, c.Cancelled, c.Superseded
+	return counts
 }
 
 // statusAge is how far back the status log is read for what runs: schedulers

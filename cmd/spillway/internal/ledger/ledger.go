@@ -37,6 +37,9 @@ id into exactly one place:
   accepted = succeeded + dead + expired + purged + cancelled + superseded
            + waiting + delayed + spilled + leased
 
+Parked are records that this release cannot read, a later one's for instance:
+they are kept among the dead letters, and nobody can tell what jobs they are.
+
 It exits with 1 when the difference is not 0: jobs that are complete and have
 neither an outcome nor another home.`,
 		Args: cobra.NoArgs,
@@ -89,7 +92,7 @@ func count(ctx context.Context, target readyfile.File, output string, stdout, st
 		fmt.Fprintf(stderr, "%d events carry no valid MAC and were not counted\n", c.Forged)
 	}
 	if c.Unreadable > 0 {
-		fmt.Fprintf(stderr, "%d records are no jobs or events of this version; they are among the dead letters\n", c.Unreadable)
+		fmt.Fprintf(stderr, "%d records are no jobs or events of this version; schedulers park them among the dead letters\n", c.Unreadable)
 	}
 	if err := write(totals, output, stdout); err != nil {
 		return err
@@ -113,7 +116,7 @@ func write(t census.Totals, output string, w io.Writer) error {
 	}{
 		{"accepted", t.Accepted}, {"succeeded", t.Succeeded}, {"dead", t.Dead}, {"expired", t.Expired}, {"purged", t.Purged},
 		{"cancelled", t.Cancelled}, {"superseded", t.Superseded}, {"waiting", t.Waiting}, {"delayed", t.Delayed}, {"spilled", t.Spilled},
-		{"leased", t.Leased}, {"difference", t.Difference},
+		{"leased", t.Leased}, {"parked", t.Parked}, {"difference", t.Difference},
 	} {
 		fmt.Fprintf(tw, "%s\t%d\t\n", row.name, row.n)
 	}

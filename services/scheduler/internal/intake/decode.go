@@ -1,7 +1,9 @@
 package intake
 
 import (
+	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -24,22 +26,21 @@ var priorities = map[int32]core.Priority{
 	int32(jobv1.Priority_PRIORITY_CRITICAL): core.Critical,
 }
 
-// decode makes the engine's job of a record. An error says why nobody can act on it.
+// decode makes the engine's job of a record. An error says why nobody can act on it; a job beside it is what could be read nevertheless, enough to
+// give it its outcome. Of a record of another version nothing is read: its bytes may mean anything.
 func decode(m kafka.Message, shard int32, home core.Home) (*core.Job, error) {
 	if err := envelope.CheckVersion(m.Headers); err != nil {
 		return nil, err
 	}
-	fields, err := envelope.Scan(m.Value)
-	if err != nil {
-		return nil, err
+	fields, bad := envelope.Scan(m.Value)
+	if bad != nil && !errors.Is(bad, envelope.ErrUnknownValue) {
+		return nil, bad
 	}
 	transit, err := envelope.DecodeTransit(m.Headers)
-	if err != nil {
-		return nil, err
-	}
+	bad = cmp.Or(bad, err)
 	priority, known := priorities[fields.Priority]
-	if !known {
-		return nil, fmt.Errorf("%w: priority %d", envelope.ErrUnknownValue, fields.Priority)
+	if !known && bad == nil {
+		bad = fmt.Errorf("%w: priority %d", envelope.ErrUnknownValue, fields.Priority)
 	}
 	record := &core.Record{Value: m.Value, PayloadSHA256: fields.PayloadSHA256, Moves: transit.GetMoves()}
 	if text, has := envelope.Get(m.Headers, "traceparent"); has {
@@ -61,7 +62,7 @@ func decode(m kafka.Message, shard int32, home core.Home) (*core.Job, error) {
 		AcceptedAt: fields.AcceptedAt, ExpiresAt: fields.ExpiresAt, ReadyAt: readyAt,
 		Attempts: transit.GetAttempts(), MaxAttempts: fields.MaxAttempts, RunTimeout: fields.RunTimeout,
 		FromLane: home.Topic == core.TopicSpill, Record: record,
-	}, nil
+	}, bad
 }
 
 // digest is 32 bits of a payload's hash, enough to tell a repeated job from one that only has the same key.
