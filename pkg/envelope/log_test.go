@@ -45,6 +45,9 @@ func TestGoldenRecords(t *testing.T) {
 		{"handover", &logv1.JobEvent{Epoch: 70, Event: &logv1.JobEvent_Handover{Handover: &logv1.Handover{Leases: []*logv1.HeldLease{
 			{JobId: job, Source: "crm", Token: token, WorkerId: "w", ExpiresIn: durationpb.New(9 * time.Second)},
 		}}}}},
+		{"handover in quarantine", &logv1.JobEvent{Epoch: 70, Event: &logv1.JobEvent_Handover{Handover: &logv1.Handover{
+			Number: 2, Quarantine: durationpb.New(7 * time.Second), Quarantined: []*logv1.Home{{Topic: "jobs.high", Partition: 3, Offset: 41}},
+		}}}},
 		{"cluster config", &logv1.Command{
 			Format: 1, RequestId: "install-c", Actor: "spillway install", Reason: "first installation", At: at(8),
 			Act: &logv1.Command_ClusterConfig{ClusterConfig: &logv1.ClusterConfig{ClusterId: "c", FormatVersion: 1, Shards: 8, Lanes: 16, Prefix: "spillway."}},

@@ -451,7 +451,7 @@ type JobEvent_Purge struct {
 }
 
 type JobEvent_Handover struct {
-	// The owner leaves in order and names the leases that are still running.
+	// The owner loses the shard in order and names the leases that are still running.
 	Handover *Handover `protobuf:"bytes,6,opt,name=handover,proto3,oneof"`
 }
 
@@ -856,11 +856,20 @@ func (x *PurgeReceipt) GetUndoUntil() *timestamppb.Timestamp {
 	return nil
 }
 
-// Handover is the last event of an owner that leaves in order.
+// Handover is what an owner that loses a shard in order leaves to the next one. It counts if the owner's last commit says drained: then the
+// next owner inherits these leases and grants everything else at once.
 type Handover struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The leases that are still running.
-	Leases        []*HeldLease `protobuf:"bytes,1,rep,name=leases,proto3" json:"leases,omitempty"`
+	Leases []*HeldLease `protobuf:"bytes,1,rep,name=leases,proto3" json:"leases,omitempty"`
+	// Which handover of its epoch, from 1: an owner that keeps the shard after all writes another one the next time. All that a long one is cut
+	// into have the same number; only those with the highest count.
+	Number int64 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	// How much longer records below quarantined wait, counted from the event, because an owner before this one may have granted them. Absent:
+	// not at all.
+	Quarantine *durationpb.Duration `protobuf:"bytes,3,opt,name=quarantine,proto3" json:"quarantine,omitempty"`
+	// The offset in each partition below which records wait.
+	Quarantined   []*Home `protobuf:"bytes,4,rep,name=quarantined,proto3" json:"quarantined,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -898,6 +907,27 @@ func (*Handover) Descriptor() ([]byte, []int) {
 func (x *Handover) GetLeases() []*HeldLease {
 	if x != nil {
 		return x.Leases
+	}
+	return nil
+}
+
+func (x *Handover) GetNumber() int64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Handover) GetQuarantine() *durationpb.Duration {
+	if x != nil {
+		return x.Quarantine
+	}
+	return nil
+}
+
+func (x *Handover) GetQuarantined() []*Home {
+	if x != nil {
+		return x.Quarantined
 	}
 	return nil
 }
@@ -2530,9 +2560,14 @@ const file_spillway_log_v1_log_proto_rawDesc = "" +
 	"\bDelayCut\x12\x12\n" +
 	"\x04tier\x18\x01 \x01(\tR\x04tier\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x16\n" +
-	"\x06offset\x18\x03 \x01(\x03R\x06offset\">\n" +
+	"\x06offset\x18\x03 \x01(\x03R\x06offset\"\xca\x01\n" +
 	"\bHandover\x122\n" +
-	"\x06leases\x18\x01 \x03(\v2\x1a.spillway.log.v1.HeldLeaseR\x06leases\"\xbf\x01\n" +
+	"\x06leases\x18\x01 \x03(\v2\x1a.spillway.log.v1.HeldLeaseR\x06leases\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x03R\x06number\x129\n" +
+	"\n" +
+	"quarantine\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"quarantine\x127\n" +
+	"\vquarantined\x18\x04 \x03(\v2\x15.spillway.log.v1.HomeR\vquarantined\"\xbf\x01\n" +
 	"\tHeldLease\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12,\n" +
@@ -2735,39 +2770,41 @@ var file_spillway_log_v1_log_proto_depIdxs = []int32{
 	26, // 20: spillway.log.v1.PurgeReceipt.delays:type_name -> spillway.log.v1.PurgeReceipt.DelayCut
 	29, // 21: spillway.log.v1.PurgeReceipt.undo_until:type_name -> google.protobuf.Timestamp
 	10, // 22: spillway.log.v1.Handover.leases:type_name -> spillway.log.v1.HeldLease
-	31, // 23: spillway.log.v1.HeldLease.token:type_name -> spillway.job.v1.Token
-	35, // 24: spillway.log.v1.HeldLease.expires_in:type_name -> google.protobuf.Duration
-	29, // 25: spillway.log.v1.Command.at:type_name -> google.protobuf.Timestamp
-	12, // 26: spillway.log.v1.Command.cluster_config:type_name -> spillway.log.v1.ClusterConfig
-	13, // 27: spillway.log.v1.Command.put_source:type_name -> spillway.log.v1.PutSource
-	14, // 28: spillway.log.v1.Command.delete_source:type_name -> spillway.log.v1.DeleteSource
-	15, // 29: spillway.log.v1.Command.set_switch:type_name -> spillway.log.v1.SetSwitch
-	16, // 30: spillway.log.v1.Command.clear_switch:type_name -> spillway.log.v1.ClearSwitch
-	17, // 31: spillway.log.v1.Command.purge:type_name -> spillway.log.v1.Purge
-	18, // 32: spillway.log.v1.Command.undo_purge:type_name -> spillway.log.v1.UndoPurge
-	19, // 33: spillway.log.v1.Command.observed:type_name -> spillway.log.v1.Observed
-	37, // 34: spillway.log.v1.PutSource.source:type_name -> spillway.automation.v1.Source
-	38, // 35: spillway.log.v1.SetSwitch.switch:type_name -> spillway.automation.v1.Switch
-	36, // 36: spillway.log.v1.ClearSwitch.scope:type_name -> spillway.automation.v1.Scope
-	36, // 37: spillway.log.v1.Purge.scope:type_name -> spillway.automation.v1.Scope
-	36, // 38: spillway.log.v1.Observed.scope:type_name -> spillway.automation.v1.Scope
-	1,  // 39: spillway.log.v1.Pressure.level:type_name -> spillway.log.v1.PressureLevel
-	0,  // 40: spillway.log.v1.Status.kind:type_name -> spillway.log.v1.ReplicaKind
-	29, // 41: spillway.log.v1.Status.at:type_name -> google.protobuf.Timestamp
-	22, // 42: spillway.log.v1.Status.marks:type_name -> spillway.log.v1.SpillMark
-	20, // 43: spillway.log.v1.Status.pressure:type_name -> spillway.log.v1.Pressure
-	23, // 44: spillway.log.v1.Status.top:type_name -> spillway.log.v1.Talker
-	24, // 45: spillway.log.v1.Status.summaries:type_name -> spillway.log.v1.Summary
-	29, // 46: spillway.log.v1.SpillMark.oldest_at:type_name -> google.protobuf.Timestamp
-	27, // 47: spillway.log.v1.Summary.priorities:type_name -> spillway.log.v1.Summary.PriorityShare
-	28, // 48: spillway.log.v1.Summary.borrowers:type_name -> spillway.log.v1.Summary.Borrower
-	39, // 49: spillway.log.v1.Summary.PriorityShare.priority:type_name -> spillway.job.v1.Priority
-	39, // 50: spillway.log.v1.Summary.Borrower.priority:type_name -> spillway.job.v1.Priority
-	51, // [51:51] is the sub-list for method output_type
-	51, // [51:51] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	35, // 23: spillway.log.v1.Handover.quarantine:type_name -> google.protobuf.Duration
+	2,  // 24: spillway.log.v1.Handover.quarantined:type_name -> spillway.log.v1.Home
+	31, // 25: spillway.log.v1.HeldLease.token:type_name -> spillway.job.v1.Token
+	35, // 26: spillway.log.v1.HeldLease.expires_in:type_name -> google.protobuf.Duration
+	29, // 27: spillway.log.v1.Command.at:type_name -> google.protobuf.Timestamp
+	12, // 28: spillway.log.v1.Command.cluster_config:type_name -> spillway.log.v1.ClusterConfig
+	13, // 29: spillway.log.v1.Command.put_source:type_name -> spillway.log.v1.PutSource
+	14, // 30: spillway.log.v1.Command.delete_source:type_name -> spillway.log.v1.DeleteSource
+	15, // 31: spillway.log.v1.Command.set_switch:type_name -> spillway.log.v1.SetSwitch
+	16, // 32: spillway.log.v1.Command.clear_switch:type_name -> spillway.log.v1.ClearSwitch
+	17, // 33: spillway.log.v1.Command.purge:type_name -> spillway.log.v1.Purge
+	18, // 34: spillway.log.v1.Command.undo_purge:type_name -> spillway.log.v1.UndoPurge
+	19, // 35: spillway.log.v1.Command.observed:type_name -> spillway.log.v1.Observed
+	37, // 36: spillway.log.v1.PutSource.source:type_name -> spillway.automation.v1.Source
+	38, // 37: spillway.log.v1.SetSwitch.switch:type_name -> spillway.automation.v1.Switch
+	36, // 38: spillway.log.v1.ClearSwitch.scope:type_name -> spillway.automation.v1.Scope
+	36, // 39: spillway.log.v1.Purge.scope:type_name -> spillway.automation.v1.Scope
+	36, // 40: spillway.log.v1.Observed.scope:type_name -> spillway.automation.v1.Scope
+	1,  // 41: spillway.log.v1.Pressure.level:type_name -> spillway.log.v1.PressureLevel
+	0,  // 42: spillway.log.v1.Status.kind:type_name -> spillway.log.v1.ReplicaKind
+	29, // 43: spillway.log.v1.Status.at:type_name -> google.protobuf.Timestamp
+	22, // 44: spillway.log.v1.Status.marks:type_name -> spillway.log.v1.SpillMark
+	20, // 45: spillway.log.v1.Status.pressure:type_name -> spillway.log.v1.Pressure
+	23, // 46: spillway.log.v1.Status.top:type_name -> spillway.log.v1.Talker
+	24, // 47: spillway.log.v1.Status.summaries:type_name -> spillway.log.v1.Summary
+	29, // 48: spillway.log.v1.SpillMark.oldest_at:type_name -> google.protobuf.Timestamp
+	27, // 49: spillway.log.v1.Summary.priorities:type_name -> spillway.log.v1.Summary.PriorityShare
+	28, // 50: spillway.log.v1.Summary.borrowers:type_name -> spillway.log.v1.Summary.Borrower
+	39, // 51: spillway.log.v1.Summary.PriorityShare.priority:type_name -> spillway.job.v1.Priority
+	39, // 52: spillway.log.v1.Summary.Borrower.priority:type_name -> spillway.job.v1.Priority
+	53, // [53:53] is the sub-list for method output_type
+	53, // [53:53] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_spillway_log_v1_log_proto_init() }

@@ -342,7 +342,10 @@ type Hello struct {
 	// Set by the worker: its slots, 1 to 10,000.
 	Concurrency int32 `protobuf:"varint,4,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
 	// Set by the worker: the leases that it holds, at most as many as twice its slots. Also sent, with the same other fields, in answer to Ownership.
-	Held          []*HeldLease `protobuf:"bytes,5,rep,name=held,proto3" json:"held,omitempty"`
+	Held []*HeldLease `protobuf:"bytes,5,rep,name=held,proto3" json:"held,omitempty"`
+	// Set by the worker in every answer to Ownership: what it answers. Of these shards it holds no other lease than those in held, and one of an
+	// older epoch that reaches it later it gives back. Absent in the first frame of a stream.
+	Answers       *Ownership `protobuf:"bytes,6,opt,name=answers,proto3" json:"answers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -408,6 +411,13 @@ func (x *Hello) GetConcurrency() int32 {
 func (x *Hello) GetHeld() []*HeldLease {
 	if x != nil {
 		return x.Held
+	}
+	return nil
+}
+
+func (x *Hello) GetAnswers() *Ownership {
+	if x != nil {
+		return x.Answers
 	}
 	return nil
 }
@@ -1703,7 +1713,7 @@ const file_spillway_scheduler_v1_worker_proto_rawDesc = "" +
 	"\x06source\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\x06source\x124\n" +
 	"\x05token\x18\x03 \x01(\v2\x16.spillway.job.v1.TokenB\x06\xbaH\x03\xc8\x01\x01R\x05token\x129\n" +
 	"\n" +
-	"started_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\"\x8c\x02\n" +
+	"started_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\"\xc8\x02\n" +
 	"\x05Hello\x12%\n" +
 	"\tworker_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bworkerId\x12.\n" +
 	"\aversion\x18\x02 \x01(\tB\x14\xbaH\x11r\x0f2\r^[ -~]{0,64}$R\aversion\x12<\n" +
@@ -1711,7 +1721,8 @@ const file_spillway_scheduler_v1_worker_proto_rawDesc = "" +
 	"\vconcurrency\x18\x04 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\x90N(\x01R\vconcurrency\x12@\n" +
 	"\x04held\x18\x05 \x03(\v2 .spillway.scheduler.v1.HeldLeaseB\n" +
-	"\xbaH\a\x92\x01\x04\x10\xa0\x9c\x01R\x04held\"\xda\x02\n" +
+	"\xbaH\a\x92\x01\x04\x10\xa0\x9c\x01R\x04held\x12:\n" +
+	"\aanswers\x18\x06 \x01(\v2 .spillway.scheduler.v1.OwnershipR\aanswers\"\xda\x02\n" +
 	"\x06Result\x124\n" +
 	"\x05token\x18\x01 \x01(\v2\x16.spillway.job.v1.TokenB\x06\xbaH\x03\xc8\x01\x01R\x05token\x12\x15\n" +
 	"\x06job_id\x18\x02 \x01(\tR\x05jobId\x12A\n" +
@@ -1756,10 +1767,10 @@ const file_spillway_scheduler_v1_worker_proto_rawDesc = "" +
 	"\areplica\x18\x01 \x01(\tR\areplica\x12+\n" +
 	"\x03ttl\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12:\n" +
 	"\vrenew_every\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"renewEvery\";\n" +
-	"\tOwnership\x12\x16\n" +
-	"\x06shards\x18\x01 \x03(\x05R\x06shards\x12\x16\n" +
-	"\x06epochs\x18\x02 \x03(\x03R\x06epochs\"K\n" +
+	"renewEvery\"Q\n" +
+	"\tOwnership\x12!\n" +
+	"\x06shards\x18\x01 \x03(\x05B\t\xbaH\x06\x92\x01\x03\x10\x90NR\x06shards\x12!\n" +
+	"\x06epochs\x18\x02 \x03(\x03B\t\xbaH\x06\x92\x01\x03\x10\x90NR\x06epochs\"K\n" +
 	"\aReplica\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x16\n" +
@@ -1886,55 +1897,56 @@ var file_spillway_scheduler_v1_worker_proto_depIdxs = []int32{
 	25, // 1: spillway.scheduler.v1.HeldLease.token:type_name -> spillway.job.v1.Token
 	26, // 2: spillway.scheduler.v1.HeldLease.started_at:type_name -> google.protobuf.Timestamp
 	4,  // 3: spillway.scheduler.v1.Hello.held:type_name -> spillway.scheduler.v1.HeldLease
-	25, // 4: spillway.scheduler.v1.Result.token:type_name -> spillway.job.v1.Token
-	0,  // 5: spillway.scheduler.v1.Result.kind:type_name -> spillway.scheduler.v1.ResultKind
-	27, // 6: spillway.scheduler.v1.Result.delay:type_name -> google.protobuf.Duration
-	27, // 7: spillway.scheduler.v1.Result.ran:type_name -> google.protobuf.Duration
-	25, // 8: spillway.scheduler.v1.Return.tokens:type_name -> spillway.job.v1.Token
-	1,  // 9: spillway.scheduler.v1.Return.reason:type_name -> spillway.scheduler.v1.ReturnReason
-	3,  // 10: spillway.scheduler.v1.WorkRequest.v:type_name -> spillway.scheduler.v1.Tag
-	5,  // 11: spillway.scheduler.v1.WorkRequest.hello:type_name -> spillway.scheduler.v1.Hello
-	6,  // 12: spillway.scheduler.v1.WorkRequest.results:type_name -> spillway.scheduler.v1.Result
-	7,  // 13: spillway.scheduler.v1.WorkRequest.returns:type_name -> spillway.scheduler.v1.Return
-	8,  // 14: spillway.scheduler.v1.WorkRequest.credit:type_name -> spillway.scheduler.v1.Credit
-	9,  // 15: spillway.scheduler.v1.WorkRequest.ticket:type_name -> spillway.scheduler.v1.Ticket
-	25, // 16: spillway.scheduler.v1.WorkRequest.started:type_name -> spillway.job.v1.Token
-	25, // 17: spillway.scheduler.v1.WorkRequest.renew:type_name -> spillway.job.v1.Token
-	10, // 18: spillway.scheduler.v1.WorkRequest.draining:type_name -> spillway.scheduler.v1.Draining
-	27, // 19: spillway.scheduler.v1.Welcome.ttl:type_name -> google.protobuf.Duration
-	27, // 20: spillway.scheduler.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
-	14, // 21: spillway.scheduler.v1.Topology.replicas:type_name -> spillway.scheduler.v1.Replica
-	24, // 22: spillway.scheduler.v1.Demand.priority:type_name -> spillway.job.v1.Priority
-	25, // 23: spillway.scheduler.v1.Lease.token:type_name -> spillway.job.v1.Token
-	27, // 24: spillway.scheduler.v1.Lease.ttl:type_name -> google.protobuf.Duration
-	27, // 25: spillway.scheduler.v1.Lease.run_timeout:type_name -> google.protobuf.Duration
-	28, // 26: spillway.scheduler.v1.Lease.waits:type_name -> spillway.job.v1.Wait
-	26, // 27: spillway.scheduler.v1.Lease.granted_at:type_name -> google.protobuf.Timestamp
-	24, // 28: spillway.scheduler.v1.Lease.priority:type_name -> spillway.job.v1.Priority
-	25, // 29: spillway.scheduler.v1.Renewed.tokens:type_name -> spillway.job.v1.Token
-	25, // 30: spillway.scheduler.v1.Renewed.lost:type_name -> spillway.job.v1.Token
-	25, // 31: spillway.scheduler.v1.Settled.tokens:type_name -> spillway.job.v1.Token
-	25, // 32: spillway.scheduler.v1.Settled.refused:type_name -> spillway.job.v1.Token
-	25, // 33: spillway.scheduler.v1.Revoke.tokens:type_name -> spillway.job.v1.Token
-	2,  // 34: spillway.scheduler.v1.Revoke.reason:type_name -> spillway.scheduler.v1.RevokeReason
-	27, // 35: spillway.scheduler.v1.Drain.within:type_name -> google.protobuf.Duration
-	12, // 36: spillway.scheduler.v1.WorkResponse.welcome:type_name -> spillway.scheduler.v1.Welcome
-	13, // 37: spillway.scheduler.v1.WorkResponse.ownership:type_name -> spillway.scheduler.v1.Ownership
-	15, // 38: spillway.scheduler.v1.WorkResponse.topology:type_name -> spillway.scheduler.v1.Topology
-	16, // 39: spillway.scheduler.v1.WorkResponse.demand:type_name -> spillway.scheduler.v1.Demand
-	17, // 40: spillway.scheduler.v1.WorkResponse.pass:type_name -> spillway.scheduler.v1.Pass
-	18, // 41: spillway.scheduler.v1.WorkResponse.leases:type_name -> spillway.scheduler.v1.Lease
-	19, // 42: spillway.scheduler.v1.WorkResponse.renewed:type_name -> spillway.scheduler.v1.Renewed
-	20, // 43: spillway.scheduler.v1.WorkResponse.settled:type_name -> spillway.scheduler.v1.Settled
-	21, // 44: spillway.scheduler.v1.WorkResponse.revokes:type_name -> spillway.scheduler.v1.Revoke
-	22, // 45: spillway.scheduler.v1.WorkResponse.drain:type_name -> spillway.scheduler.v1.Drain
-	11, // 46: spillway.scheduler.v1.WorkerService.Work:input_type -> spillway.scheduler.v1.WorkRequest
-	23, // 47: spillway.scheduler.v1.WorkerService.Work:output_type -> spillway.scheduler.v1.WorkResponse
-	47, // [47:48] is the sub-list for method output_type
-	46, // [46:47] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	13, // 4: spillway.scheduler.v1.Hello.answers:type_name -> spillway.scheduler.v1.Ownership
+	25, // 5: spillway.scheduler.v1.Result.token:type_name -> spillway.job.v1.Token
+	0,  // 6: spillway.scheduler.v1.Result.kind:type_name -> spillway.scheduler.v1.ResultKind
+	27, // 7: spillway.scheduler.v1.Result.delay:type_name -> google.protobuf.Duration
+	27, // 8: spillway.scheduler.v1.Result.ran:type_name -> google.protobuf.Duration
+	25, // 9: spillway.scheduler.v1.Return.tokens:type_name -> spillway.job.v1.Token
+	1,  // 10: spillway.scheduler.v1.Return.reason:type_name -> spillway.scheduler.v1.ReturnReason
+	3,  // 11: spillway.scheduler.v1.WorkRequest.v:type_name -> spillway.scheduler.v1.Tag
+	5,  // 12: spillway.scheduler.v1.WorkRequest.hello:type_name -> spillway.scheduler.v1.Hello
+	6,  // 13: spillway.scheduler.v1.WorkRequest.results:type_name -> spillway.scheduler.v1.Result
+	7,  // 14: spillway.scheduler.v1.WorkRequest.returns:type_name -> spillway.scheduler.v1.Return
+	8,  // 15: spillway.scheduler.v1.WorkRequest.credit:type_name -> spillway.scheduler.v1.Credit
+	9,  // 16: spillway.scheduler.v1.WorkRequest.ticket:type_name -> spillway.scheduler.v1.Ticket
+	25, // 17: spillway.scheduler.v1.WorkRequest.started:type_name -> spillway.job.v1.Token
+	25, // 18: spillway.scheduler.v1.WorkRequest.renew:type_name -> spillway.job.v1.Token
+	10, // 19: spillway.scheduler.v1.WorkRequest.draining:type_name -> spillway.scheduler.v1.Draining
+	27, // 20: spillway.scheduler.v1.Welcome.ttl:type_name -> google.protobuf.Duration
+	27, // 21: spillway.scheduler.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
+	14, // 22: spillway.scheduler.v1.Topology.replicas:type_name -> spillway.scheduler.v1.Replica
+	24, // 23: spillway.scheduler.v1.Demand.priority:type_name -> spillway.job.v1.Priority
+	25, // 24: spillway.scheduler.v1.Lease.token:type_name -> spillway.job.v1.Token
+	27, // 25: spillway.scheduler.v1.Lease.ttl:type_name -> google.protobuf.Duration
+	27, // 26: spillway.scheduler.v1.Lease.run_timeout:type_name -> google.protobuf.Duration
+	28, // 27: spillway.scheduler.v1.Lease.waits:type_name -> spillway.job.v1.Wait
+	26, // 28: spillway.scheduler.v1.Lease.granted_at:type_name -> google.protobuf.Timestamp
+	24, // 29: spillway.scheduler.v1.Lease.priority:type_name -> spillway.job.v1.Priority
+	25, // 30: spillway.scheduler.v1.Renewed.tokens:type_name -> spillway.job.v1.Token
+	25, // 31: spillway.scheduler.v1.Renewed.lost:type_name -> spillway.job.v1.Token
+	25, // 32: spillway.scheduler.v1.Settled.tokens:type_name -> spillway.job.v1.Token
+	25, // 33: spillway.scheduler.v1.Settled.refused:type_name -> spillway.job.v1.Token
+	25, // 34: spillway.scheduler.v1.Revoke.tokens:type_name -> spillway.job.v1.Token
+	2,  // 35: spillway.scheduler.v1.Revoke.reason:type_name -> spillway.scheduler.v1.RevokeReason
+	27, // 36: spillway.scheduler.v1.Drain.within:type_name -> google.protobuf.Duration
+	12, // 37: spillway.scheduler.v1.WorkResponse.welcome:type_name -> spillway.scheduler.v1.Welcome
+	13, // 38: spillway.scheduler.v1.WorkResponse.ownership:type_name -> spillway.scheduler.v1.Ownership
+	15, // 39: spillway.scheduler.v1.WorkResponse.topology:type_name -> spillway.scheduler.v1.Topology
+	16, // 40: spillway.scheduler.v1.WorkResponse.demand:type_name -> spillway.scheduler.v1.Demand
+	17, // 41: spillway.scheduler.v1.WorkResponse.pass:type_name -> spillway.scheduler.v1.Pass
+	18, // 42: spillway.scheduler.v1.WorkResponse.leases:type_name -> spillway.scheduler.v1.Lease
+	19, // 43: spillway.scheduler.v1.WorkResponse.renewed:type_name -> spillway.scheduler.v1.Renewed
+	20, // 44: spillway.scheduler.v1.WorkResponse.settled:type_name -> spillway.scheduler.v1.Settled
+	21, // 45: spillway.scheduler.v1.WorkResponse.revokes:type_name -> spillway.scheduler.v1.Revoke
+	22, // 46: spillway.scheduler.v1.WorkResponse.drain:type_name -> spillway.scheduler.v1.Drain
+	11, // 47: spillway.scheduler.v1.WorkerService.Work:input_type -> spillway.scheduler.v1.WorkRequest
+	23, // 48: spillway.scheduler.v1.WorkerService.Work:output_type -> spillway.scheduler.v1.WorkResponse
+	48, // [48:49] is the sub-list for method output_type
+	47, // [47:48] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_spillway_scheduler_v1_worker_proto_init() }
