@@ -2,7 +2,11 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"maps"
+	"slices"
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
@@ -11,65 +15,89 @@ import (
 // DeleteRecords makes the log forget the records of topic below the offset
 // given for each partition; below the log start it is a no-op. An offset that
 // would leave a partition empty is refused with ErrWouldEmpty before anything
-// is deleted. Deleting is a checkpoint, not a promise: a broker that dies soon
-// after may bring records back, so repeat it.
+// is deleted. Leaders that move and brokers that are away are tried again for
+// CallTimeout; they do not keep the others from deleting theirs. A partition
+// whose leader does not know the offset yet is left as it is, without an error:
+// deleting is housekeeping, and it is a checkpoint, not a promise (a broker
+// that dies soon after may bring records back), so it has to be repeated
+// anyway.
 func (c *Client) DeleteRecords(ctx context.Context, topic string, upTo map[int]int64) error {
 	if len(upTo) == 0 {
 		return nil
 	}
-	partitions := make([]int, 0, len(upTo))
-	for p := range upTo {
-		partitions = append(partitions, p)
-	}
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	partitions := slices.Sorted(maps.Keys(upTo))
 	ends, err := c.Ends(ctx, topic, partitions)
 	if err != nil {
 		return err
 	}
-	described, err := c.describe(ctx, topic)
-	if err != nil {
-		return err
-	}
-	leaders := make(map[int]int, len(described.Partitions))
-	for _, p := range described.Partitions {
-		leaders[p.ID] = p.Leader.ID
-	}
-	byLeader := make(map[int][]deletePartition)
-	for p, offset := range upTo {
-		switch end := ends[p]; {
-		case offset < 0 || offset >= end.Next && offset > end.First:
+	left := make(map[int]int64, len(upTo))
+	for _, p := range partitions {
+		offset, end := upTo[p], ends[p]
+		if offset < 0 || offset >= end.Next && offset > end.First {
 			return fmt.Errorf("kafka: delete %s/%d up to %d of [%d, %d): %w", topic, p, offset, end.First, end.Next, ErrWouldEmpty)
-		case offset <= end.First:
-			continue
 		}
-		byLeader[leaders[p]] = append(byLeader[leaders[p]], deletePartition{Index: int32(p), Offset: offset})
+		if offset > end.First {
+			left[p] = offset
+		}
 	}
-	for _, list := range byLeader {
-		if err := c.deleteRecords(ctx, topic, list); err != nil {
+	var refused []error // for good
+	err = c.retry(ctx, func() error {
+		described, err := c.describe(ctx, topic)
+		if err != nil {
 			return err
 		}
-	}
-	return nil
+		byLeader := make(map[int][]deletePartition)
+		for _, p := range described.Partitions {
+			if offset, has := left[p.ID]; has {
+				byLeader[p.Leader.ID] = append(byLeader[p.Leader.ID], deletePartition{Index: int32(p.ID), Offset: offset})
+			}
+		}
+		var again error
+		for _, list := range byLeader {
+			for p, err := range c.deleteRecords(ctx, topic, list) {
+				switch {
+				case err != nil && Retriable(err):
+					again = err
+					continue
+				case err != nil && !OutOfRange(err):
+					refused = append(refused, err)
+				}
+				delete(left, p)
+			}
+		}
+		return again
+	})
+	return errors.Join(err, errors.Join(refused...))
 }
 
-// deleteRecords sends one request for partitions of one leader.
-func (c *Client) deleteRecords(ctx context.Context, topic string, list []deletePartition) error {
-	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
-	defer cancel()
+// deleteRecords sends one request for partitions of one leader, and says of
+// each what became of it.
+func (c *Client) deleteRecords(ctx context.Context, topic string, list []deletePartition) map[int]error {
+	results := make(map[int]error, len(list))
 	msg, err := c.transport.RoundTrip(ctx, c.client.Addr, &deleteRequest{
 		Topics:    []deleteTopic{{Name: topic, Partitions: list}},
-		TimeoutMs: int32((CallTimeout / 2).Milliseconds()),
+		TimeoutMs: int32((CallTimeout / 4).Milliseconds()),
 	})
-	if err != nil {
-		return fmt.Errorf("kafka: delete records of %s: %w", topic, err)
+	if err == nil {
+		err = io.ErrUnexpectedEOF // of a partition that the answer leaves out
+	}
+	for _, p := range list {
+		results[int(p.Index)] = fmt.Errorf("kafka: delete records of %s/%d: %w", topic, p.Index, err)
+	}
+	if msg == nil {
+		return results
 	}
 	for _, t := range msg.(*deleteResponse).Topics {
 		for _, p := range t.Partitions {
+			results[int(p.Index)] = nil
 			if p.ErrorCode != 0 {
-				return fmt.Errorf("kafka: delete records of %s/%d: %w", topic, p.Index, kafkago.Error(p.ErrorCode))
+				results[int(p.Index)] = fmt.Errorf("kafka: delete records of %s/%d: %w", topic, p.Index, kafkago.Error(p.ErrorCode))
 			}
 		}
 	}
-	return nil
+	return results
 }
 
 // The wire form of DeleteRecords (key 21), which kafka-go does not have.

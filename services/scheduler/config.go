@@ -23,6 +23,8 @@ type Config struct {
 	Memory int64 `env:"SPILLWAY_SCHEDULER_MEMORY" default:"67108864" unit:"bytes" doc:"jobs that wait in memory; the rest is in lanes"`
 	// Reserve is the part of others' need that is never lent.
 	Reserve float64 `env:"SPILLWAY_SCHEDULER_RESERVE" default:"0.7" doc:"part of others' need for slots that is never lent: 0 to 1"`
+	// TrimEvery is how often the space of finished jobs is given back; 0 is the default.
+	TrimEvery time.Duration `env:"SPILLWAY_SCHEDULER_TRIM_EVERY" default:"1m" doc:"how often records of finished jobs are deleted from the log, 1 s to 1 h; 32 MiB of a partition go at once"`
 	// Reflection serves gRPC reflection.
 	Reflection bool `env:"SPILLWAY_REFLECTION" default:"false" doc:"serve gRPC reflection to role read"`
 }
@@ -59,6 +61,9 @@ func (c Config) Validate() error {
 	}
 	if !(c.Reserve >= 0 && c.Reserve <= 1) {
 		wrong = append(wrong, fmt.Errorf("SPILLWAY_SCHEDULER_RESERVE is %v, want 0 to 1", c.Reserve))
+	}
+	if c.TrimEvery != 0 && (c.TrimEvery < time.Second || c.TrimEvery > time.Hour) {
+		wrong = append(wrong, fmt.Errorf("SPILLWAY_SCHEDULER_TRIM_EVERY is %v, want 1 s to 1 h", c.TrimEvery))
 	}
 	wrong = append(wrong, checkTimes())
 	return errors.Join(wrong...)

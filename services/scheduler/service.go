@@ -114,7 +114,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		Log: deps.Log, Telemetry: deps.Telemetry, Engine: core.New(core.Config{Seed: seed(), Memory: int(cfg.Memory), TTL: leaseTTL, Reserve: cfg.Reserve}),
 	})
 	s.producer = produce.New(writes, produce.Config{MaxBytes: produceBytes, Deadline: produceWithin, Gate: func() error { return s.owner.MayProduce() }})
-	s.owner = shard.New(shard.Config{Topics: s.topics, Name: cfg.Replica, Replica: s.id, MACKey: deps.MACKey}, shard.Deps{
+	s.owner = shard.New(shard.Config{Topics: s.topics, Name: cfg.Replica, Replica: s.id, MACKey: deps.MACKey, TrimEvery: cfg.TrimEvery}, shard.Deps{
 		Log: deps.Log, Kafka: jobs, Records: s.producer, Engine: s.loop, Inputs: inputs{s}, Idle: s.idleShard, Changed: s.ownershipChanged,
 	})
 	s.settler = settle.New(settle.Config{Topics: s.topics, Replica: s.id, MACKey: deps.MACKey}, settle.Deps{

@@ -59,7 +59,9 @@ func (r *Reader) ReadPriority(ctx context.Context, window Window) error {
 			if err != nil {
 				return 0, err
 			}
-			loop.Release(size(records))
+			bytes := size(records)
+			window.Sized(bytes / len(records))
+			loop.Release(bytes)
 			return len(records), nil
 		},
 	})

@@ -207,6 +207,6 @@ func (o *Owner) newWindow(s *owned, topic string, kind core.Topic, number int, p
 	return &Window{
 		Topic: topic, Kind: kind, Partition: number, Shard: s.id, owned: s,
 		tracker: offsets.New(position.Offset, position.Meta.Done, offsets.Limit), committed: position,
-		inFlight: make(map[int64]reading), room: make(chan struct{}, 1), takeover: end, end: end,
+		inFlight: make(map[int64]reading), room: make(chan struct{}, 1), takeover: end, end: end, trimmed: ends[partition{topic, number}].First,
 	}
 }

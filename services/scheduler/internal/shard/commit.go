@@ -3,6 +3,7 @@ package shard
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/spillway/spillway/pkg/kafka"
@@ -13,8 +14,15 @@ import (
 const (
 	// commitEvery bounds how much runs twice after a crash, and costs one request.
 	commitEvery = 200 * time.Millisecond
-	// trimEvery is how often records below the commits are deleted. It is repeated because deleting is only a checkpoint (K2).
-	trimEvery = time.Minute
+	// trimBytes is how much of a partition may go before it is trimmed without waiting for its time: a flood would fill the disk of the
+	// embedded broker (1 GiB) within a minute.
+	trimBytes = 32 << 20
+	// trimAgain is how often what was trimmed is trimmed once more: a broker that was killed may bring records back (K2).
+	trimAgain = time.Minute
+	// trimLook is how often windows are looked at for trimBytes, and the least value of Config.TrimEvery.
+	trimLook = time.Second
+	// trimWithin bounds one call: a trim that fails is repeated with the next.
+	trimWithin = 10 * time.Second
 	// pinsEvery is how often windows are searched for what holds them up.
 	pinsEvery = time.Second
 )
@@ -22,11 +30,14 @@ const (
 // errNoGeneration: the group has given this replica nothing to commit under.
 var errNoGeneration = errors.New("shard: no generation")
 
-// keepCommitted commits, trims and looks for pinned windows until ctx ends.
+// keepCommitted commits, looks for pinned windows, and has the log trimmed, until ctx ends.
 func (o *Owner) keepCommitted(ctx context.Context) {
+	var trimming sync.WaitGroup // beside the commits: a broker that is away must not hold those up
+	trimming.Go(func() { o.keepTrimmed(ctx) })
+	defer trimming.Wait()
 	tick := time.NewTicker(commitEvery)
 	defer tick.Stop()
-	var pinned, trimmed time.Time
+	var pinned time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -39,12 +50,6 @@ func (o *Owner) keepCommitted(ctx context.Context) {
 			if now.Sub(pinned) >= pinsEvery {
 				pinned = now
 				o.lookForPins(now)
-			}
-			if trimmed.IsZero() {
-				trimmed = now
-			} else if now.Sub(trimmed) >= trimEvery {
-				trimmed = now
-				o.trim(ctx)
 			}
 		}
 	}
@@ -150,46 +155,65 @@ func (o *Owner) lookForPins(now time.Time) {
 	}
 }
 
-// trim gives back the space below the commits, never the last record of a partition (K1).
-func (o *Owner) trim(ctx context.Context) {
-	below := make(map[string]map[int]int64)
+// keepTrimmed gives back the space below the commits until ctx ends: of every partition once in Config.TrimEvery, and of one that has
+// trimBytes to give back at once.
+func (o *Owner) keepTrimmed(ctx context.Context) {
+	tick := time.NewTicker(min(trimLook, o.cfg.TrimEvery))
+	defer tick.Stop()
+	trimmed, again := time.Now(), time.Now()
+	for {
+		var now time.Time
+		select {
+		case <-ctx.Done():
+			return
+		case now = <-tick.C:
+		}
+		least := int64(trimBytes)
+		if now.Sub(trimmed) >= o.cfg.TrimEvery {
+			trimmed, least = now, 0
+		}
+		repeat := now.Sub(again) >= trimAgain
+		if repeat {
+			again = now
+		}
+		o.trim(ctx, least, repeat)
+	}
+}
+
+// trim deletes what lies below the commits, never the last record of a partition (K1), of windows that have more than least bytes to give
+// back; repeat: also of those that have given it back before.
+func (o *Owner) trim(ctx context.Context, least int64, repeat bool) {
+	below, windows := make(map[string]map[int]int64), make(map[string][]*Window)
 	for _, s := range o.all() {
 		s.mu.Lock()
 		for _, w := range s.windows() {
-			if w.committed.Offset > 0 {
-				if below[w.Topic] == nil {
-					below[w.Topic] = make(map[int]int64)
-				}
-				below[w.Topic][w.Partition] = w.committed.Offset
+			upTo := w.spare()
+			if records := upTo - w.trimmed; upTo <= 0 || !repeat && (records <= 0 || records*int64(w.recordBytes()) < least) {
+				continue
 			}
+			if below[w.Topic] == nil {
+				below[w.Topic] = make(map[int]int64)
+			}
+			below[w.Topic][w.Partition] = upTo
+			windows[w.Topic] = append(windows[w.Topic], w)
 		}
 		s.mu.Unlock()
 	}
 	for topic, upTo := range below {
-		if err := o.trimTopic(ctx, topic, upTo); err != nil && ctx.Err() == nil {
+		call, cancel := context.WithTimeout(ctx, trimWithin)
+		err := o.deps.Kafka.DeleteRecords(call, topic, upTo)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
 			o.deps.Log.Warn("trimming failed and will be repeated", "topic", topic, "error", err)
+			continue
+		}
+		for _, w := range windows[topic] {
+			w.owned.mu.Lock()
+			w.trimmed = max(w.trimmed, upTo[w.Partition])
+			w.owned.mu.Unlock()
 		}
 	}
-}
-
-func (o *Owner) trimTopic(ctx context.Context, topic string, upTo map[int]int64) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	partitions := make([]int, 0, len(upTo))
-	for p := range upTo {
-		partitions = append(partitions, p)
-	}
-	ends, err := o.deps.Kafka.Ends(ctx, topic, partitions)
-	if err != nil {
-		return err
-	}
-	for p, r := range ends {
-		if upTo[p] = min(upTo[p], r.Next-1); upTo[p] <= r.First {
-			delete(upTo, p)
-		}
-	}
-	if len(upTo) == 0 {
-		return nil
-	}
-	return o.deps.Kafka.DeleteRecords(ctx, topic, upTo)
 }

@@ -34,10 +34,11 @@ var (
 
 // world is a broker in a bubble, and what an owner needs of its service.
 type world struct {
-	t      *testing.T
-	broker *kafkatest.Broker
-	client *kafka.Client
-	busy   map[int32]bool // what Idle denies
+	t         *testing.T
+	broker    *kafkatest.Broker
+	client    *kafka.Client
+	busy      map[int32]bool // what Idle denies
+	trimEvery time.Duration
 }
 
 func bubble(t *testing.T, f func(t *testing.T, w *world)) {
@@ -101,7 +102,7 @@ func (w *world) own(name string) *replica {
 	}
 	r := &replica{t: w.t, windows: map[string]map[int]*Window{}}
 	records := produce.New(client, produce.Config{Deadline: 10 * time.Second, Gate: func() error { return r.MayProduce() }})
-	r.Owner = New(Config{Topics: topics, Name: name, Replica: name + "-1", MACKey: macKey}, Deps{
+	r.Owner = New(Config{Topics: topics, Name: name, Replica: name + "-1", MACKey: macKey, TrimEvery: w.trimEvery}, Deps{
 		Log: slog.New(slog.DiscardHandler), Kafka: client, Records: records, Engine: &lockedEngine{engine: core.New(core.Config{})}, Inputs: r,
 		Idle: func(shard int32) bool { return !w.busy[shard] }, Changed: func() {},
 	})

@@ -29,6 +29,8 @@ type Config struct {
 	Name    string // of the replica, kept over restarts: shards are dealt by it
 	Replica string // unique for the life of the process: fences carry it
 	MACKey  []byte
+	// TrimEvery is how often the space below the commits is given back, at least 1 s; 0 is 1 min.
+	TrimEvery time.Duration
 }
 
 // Deps are what is around.
@@ -64,6 +66,9 @@ type Owner struct {
 
 // New returns an owner of nothing.
 func New(cfg Config, deps Deps) *Owner {
+	if cfg.TrimEvery <= 0 {
+		cfg.TrimEvery = time.Minute
+	}
 	return &Owner{cfg: cfg, deps: deps, commits: newTurn(), forgetting: newTurn(), shards: make(map[int32]*owned)}
 }
 

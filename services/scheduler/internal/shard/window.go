@@ -37,6 +37,7 @@ type Window struct {
 	strays   bool  // a free or common lane holds records
 	spilled  bool  // of the common lane: jobs were copied to it since it was drained last
 	bytes    int   // mean size of a record, as read; 0: none was
+	trimmed  int64 // the log was asked to forget what is below, since the shard was taken
 }
 
 // reading is a record that is not complete.
@@ -148,6 +149,10 @@ func (w *Window) recordBytes() int {
 	}
 	return w.bytes
 }
+
+// spare is the offset below which nothing is needed, short of the last record that was read: a partition must not become empty (K1).
+// owned.mu is held.
+func (w *Window) spare() int64 { return min(w.committed.Offset, w.tracker.Next()-1) }
 
 // number is the lane's number in its shard: lanes p, p+P, p+2P, … belong to shard p.
 func (w *Window) number() int { return w.Partition / w.owned.shards }
