@@ -175,6 +175,10 @@ func maxProcs() int {
 	return 0
 }
 
+// trimEvery is the one setting of a service that dev hands on from its own environment: the store is small, so how soon space comes back is
+// worth a try.
+const trimEvery = "SPILLWAY_SCHEDULER_TRIM_EVERY"
+
 // spec is how a service is started.
 func (d *Dev) spec(s service) process.Spec {
 	env := []string{
@@ -193,6 +197,9 @@ func (d *Dev) spec(s service) process.Spec {
 	if s.kind == "enqueue" {
 		// Local mode: unknown sources are registered for whoever asks.
 		env = append(env, "SPILLWAY_ENQUEUE_REGISTER="+d.file.Endpoints.Automation, "SPILLWAY_ENQUEUE_REGISTER_TOKEN_FILE="+d.keys.tokenFile("operator"))
+	}
+	if every := os.Getenv(trimEvery); every != "" && s.kind == "scheduler" {
+		env = append(env, trimEvery+"="+every)
 	}
 	return process.Spec{
 		Name: s.name, Args: []string{"serve", s.kind, "--until-stdin-closes"}, Env: env,
