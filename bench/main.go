@@ -1,13 +1,18 @@
 // Command bench measures the product whole, by its own load generator, and prints a table with what was asked beside it.
 //
-//	go run ./bench [-runs N] isolation    B1 and B2 with 1 and 3 schedulers, three runs each: about 22 minutes
-//	go run ./bench [-runs N] throughput   empty jobs from first send to last outcome, five runs: about one minute
+//	go run ./bench [flags] isolation    B1 and B2 with 1 and 3 schedulers, three runs each: about 22 minutes
+//	go run ./bench [flags] throughput   empty jobs from first send to last outcome, five runs: about one minute
 //
-// Every figure is the median of its runs, and the runs' own figures follow. Each run starts a fresh installation. Compare ratios inside one
-// session: the speed of small machines drifts by a quarter.
+//	-runs N      runs of each workload
+//	-brokers N   on Apache Kafka with 1 or 3 brokers (test/apache) instead of the embedded broker
+//	-only NAME   only the rows whose name begins so, as B1 or B2/3
+//
+// Every figure is the median of its runs, and the runs' own figures follow. Each run starts a fresh installation, on Apache Kafka in a fresh
+// cluster. Compare ratios inside one session: the speed of small machines drifts by a quarter.
 package main
 
 import (
+	"bufio"
 	"cmp"
 	"encoding/json"
 	"flag"
@@ -51,17 +56,21 @@ type process struct {
 }
 
 func main() {
+	var b bench
 	runs := flag.Int("runs", 0, "runs of each workload (default 3 for isolation, 5 for throughput)")
+	flag.IntVar(&b.brokers, "brokers", 0, "1 or 3 brokers of Apache Kafka (default: the embedded broker)")
+	flag.StringVar(&b.only, "only", "", "only rows of isolation whose `name` begins so: B1, B2, B1/1, B1/3 …")
 	flag.Parse()
-	binary, err := build()
+	err := b.build()
 	if err == nil {
+		defer os.RemoveAll(b.dir)
 		switch flag.Arg(0) {
 		case "isolation":
-			err = isolation(binary, cmp.Or(*runs, 3))
+			err = b.isolation(cmp.Or(*runs, 3))
 		case "throughput":
-			err = throughput(binary, cmp.Or(*runs, 5))
+			err = b.throughput(cmp.Or(*runs, 5))
 		default:
-			err = fmt.Errorf("usage: bench isolation|throughput")
+			err = fmt.Errorf("usage: bench [flags] isolation|throughput")
 		}
 	}
 	if err != nil {
@@ -70,29 +79,86 @@ func main() {
 	}
 }
 
-// build makes the binary that is measured.
-func build() (string, error) {
+// bench is one call of the command.
+type bench struct {
+	dir     string // of the binaries that are measured and used
+	brokers int    // of Apache Kafka; 0: the embedded broker
+	only    string
+}
+
+// build makes the binaries.
+func (b *bench) build() error {
 	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/spillway/spillway").Output()
 	if err != nil {
-		return "", fmt.Errorf("run it inside the workspace: %w", err)
+		return fmt.Errorf("run it inside the workspace: %w", err)
 	}
-	dir, err := os.MkdirTemp("", "spillway-bench-")
+	if b.dir, err = os.MkdirTemp("", "spillway-bench-"); err != nil {
+		return err
+	}
+	for name, path := range map[string]string{"spillway": "./cmd/spillway", "kafka": "./test/apache/kafka"} {
+		build := exec.Command("go", "build", "-o", filepath.Join(b.dir, name), path)
+		build.Dir, build.Stderr = strings.TrimSpace(string(root)), os.Stderr
+		if err := build.Run(); err != nil {
+			return fmt.Errorf("build %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// log names what the run's records are kept in.
+func (b *bench) log() string {
+	switch b.brokers {
+	case 0:
+		return "embedded broker"
+	case 1:
+		return "Apache Kafka, 1 broker"
+	}
+	return fmt.Sprintf("Apache Kafka, %d brokers", b.brokers)
+}
+
+// kafka starts a cluster and returns its addresses; stop ends it.
+func (b *bench) kafka() (addresses string, stop func(), err error) {
+	cmd := exec.Command(filepath.Join(b.dir, "kafka"), "-brokers", strconv.Itoa(b.brokers), "-until-stdin-closes")
+	cmd.Stderr = os.Stderr
+	lifeline, err := cmd.StdinPipe()
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
-	binary := filepath.Join(dir, "spillway")
-	build := exec.Command("go", "build", "-o", binary, "./cmd/spillway")
-	build.Dir, build.Stderr = strings.TrimSpace(string(root)), os.Stderr
-	return binary, build.Run()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return "", nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return "", nil, err
+	}
+	stop = func() {
+		_ = lifeline.Close() // it ends for this reason alone
+		_ = cmd.Wait()
+	}
+	addresses, err = bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		stop()
+		return "", nil, fmt.Errorf("Apache Kafka does not start: %w", err)
+	}
+	return strings.TrimSpace(addresses), stop, nil
 }
 
 // load runs the generator once. A run that lost a job is no measurement.
-func load(binary string, args ...string) (report, error) {
+func (b *bench) load(args ...string) (report, error) {
 	var r report
-	cmd := exec.Command(binary, append([]string{"load", "-o", "json", "--data-dir", filepath.Join(filepath.Dir(binary), "none")}, args...)...)
+	args = append([]string{"load", "-o", "json", "--data-dir", filepath.Join(b.dir, "none")}, args...)
+	if b.brokers > 0 {
+		addresses, stop, err := b.kafka()
+		if err != nil {
+			return r, err
+		}
+		defer stop()
+		args = append(args, "--kafka", addresses)
+	}
+	cmd := exec.Command(filepath.Join(b.dir, "spillway"), args...)
 	out, err := cmd.Output()
 	if err != nil {
-		return r, fmt.Errorf("spillway load %s: %w", strings.Join(args, " "), err)
+		return r, fmt.Errorf("spillway %s: %w", strings.Join(args, " "), err)
 	}
 	if err := json.Unmarshal(out, &r); err != nil {
 		return r, err
@@ -111,16 +177,19 @@ func named(list []group, name string) group {
 	return list[i]
 }
 
-func isolation(binary string, runs int) error {
-	fmt.Printf("%d cores, %s, embedded broker, 64 slots, 20 victims at 10 jobs/s of 20 ms, %d runs each, %s\n\n",
-		runtime.NumCPU(), runtime.Version(), runs, time.Now().UTC().Format(time.DateOnly))
+func (b *bench) isolation(runs int) error {
+	fmt.Printf("%d cores, %s, %s, 64 slots, 20 victims at 10 jobs/s of 20 ms, %d runs each, %s\n\n",
+		runtime.NumCPU(), runtime.Version(), b.log(), runs, time.Now().UTC().Format(time.DateOnly))
 	fmt.Println("| workload | schedulers | quiet p99 | victims' p50 | victims' p99 | worst victim's p99 | flood jobs done | scheduler RSS |")
 	fmt.Println("|---|---|---|---|---|---|---|---|")
 	for _, workload := range []struct{ id, flood string }{{"B1", "flood=10000,work=20ms"}, {"B2", "flood=200,hang=100%:10s"}} {
 		for _, schedulers := range []int{1, 3} {
+			if !strings.HasPrefix(fmt.Sprintf("%s/%d", workload.id, schedulers), b.only) {
+				continue
+			}
 			var quiet, p50, p99, worst, done, memory []float64
 			for range runs {
-				r, err := load(binary, "--flow", "victim*20=10,work=20ms", "--flow", workload.flood, "--workers", "64",
+				r, err := b.load("--flow", "victim*20=10,work=20ms", "--flow", workload.flood, "--workers", "64",
 					"--quiet", "15s", "--for", "30s", "--drain", "60s", "--schedulers", strconv.Itoa(schedulers))
 				if err != nil {
 					return err
@@ -147,11 +216,11 @@ func isolation(binary string, runs int) error {
 	return nil
 }
 
-func throughput(binary string, runs int) error {
+func (b *bench) throughput(runs int) error {
 	var rate, cost []float64
 	shares := map[string][]float64{}
 	for range runs {
-		r, err := load(binary, "--flow", "f*8=6000", "--workers", "64", "--for", "2s", "--drain", "60s")
+		r, err := b.load("--flow", "f*8=6000", "--workers", "64", "--for", "2s", "--drain", "60s")
 		if err != nil {
 			return err
 		}
@@ -162,7 +231,7 @@ func throughput(binary string, runs int) error {
 		}
 		rate, cost = append(rate, float64(r.Ledger.Succeeded)/(r.Run.Sending+r.Run.Drain)), append(cost, cpu/jobs*1e6)
 	}
-	fmt.Printf("%d cores, empty jobs in 8 flows, 64 slots, %d runs\n\n| end to end | CPU per job |", runtime.NumCPU(), runs)
+	fmt.Printf("%d cores, %s, empty jobs in 8 flows, 64 slots, %d runs\n\n| end to end | CPU per job |", runtime.NumCPU(), b.log(), runs)
 	names := make([]string, 0, len(shares))
 	for name := range shares {
 		names = append(names, name)
