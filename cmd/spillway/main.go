@@ -15,13 +15,19 @@ import (
 
 	"github.com/spillway/spillway/cmd/spillway/internal/dev"
 	"github.com/spillway/spillway/cmd/spillway/internal/exit"
+	"github.com/spillway/spillway/cmd/spillway/internal/health"
 	"github.com/spillway/spillway/cmd/spillway/internal/install"
 	"github.com/spillway/spillway/cmd/spillway/internal/job"
+	"github.com/spillway/spillway/cmd/spillway/internal/keyring"
 	"github.com/spillway/spillway/cmd/spillway/internal/ledger"
 	"github.com/spillway/spillway/cmd/spillway/internal/load"
 	"github.com/spillway/spillway/cmd/spillway/internal/operate"
 	"github.com/spillway/spillway/cmd/spillway/internal/serve"
 )
+
+// release is the version that an image was built with (Dockerfile, -X); "" has
+// the module's.
+var release string
 
 func main() {
 	err := root().ExecuteContext(context.Background())
@@ -40,7 +46,7 @@ func root() *cobra.Command {
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exit.With(exit.Usage, err) })
-	cmd.AddCommand(dev.Command(), load.Command(), job.Command(), operate.Source(), operate.Switch(), ledger.Command(), install.Command(), serve.Command(), version())
+	cmd.AddCommand(dev.Command(), load.Command(), job.Command(), operate.Source(), operate.Switch(), ledger.Command(), install.Command(), keyring.Command(), serve.Command(), health.Command(), version())
 	usageErrors(cmd)
 	return cmd
 }
@@ -81,13 +87,16 @@ func version() *cobra.Command {
 			if !ok {
 				return exit.Errorf(exit.Failed, "this binary holds no build information")
 			}
-			revision := ""
+			name, revision := info.Main.Version, ""
+			if release != "" {
+				name = release
+			}
 			for _, s := range info.Settings {
 				if s.Key == "vcs.revision" {
 					revision = " " + s.Value
 				}
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "spillway %s%s %s\n", info.Main.Version, revision, info.GoVersion)
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "spillway %s%s %s\n", name, revision, info.GoVersion)
 			return err
 		},
 	}

@@ -1,25 +1,16 @@
 package dev
 
 import (
-	"crypto/rand"
-	"encoding/hex"
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 
+	"github.com/spillway/spillway/cmd/spillway/internal/keyring"
 	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
-	"github.com/spillway/spillway/pkg/config"
 	"github.com/spillway/spillway/pkg/rpc"
 )
 
 const (
 	keysDir = "keys"
-	macFile = "mac.key"
-	// macBytes is the length of the MAC key: that of the hash that it keys.
-	macBytes = 32
 	// tokenTTL is how long dev's tokens are good for. They are signed anew at
 	// every start, and a dev that runs longer signs again before they expire.
 	tokenTTL = 30 * 24 * time.Hour
@@ -36,25 +27,11 @@ type keys struct {
 
 func openKeys(dataDir string) (keys, error) {
 	dir := filepath.Join(dataDir, keysDir)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return keys{}, fmt.Errorf("keys: %w", err)
-	}
-	signer, err := rpc.OpenSigner(dir)
+	r, err := keyring.Open(dir, dir)
 	if err != nil {
-		return keys{}, fmt.Errorf("keys: %w", err)
+		return keys{}, err
 	}
-	k := keys{signer: signer, macPath: filepath.Join(dir, macFile)}
-	k.mac, err = config.ReadSecretFile(k.macPath)
-	if errors.Is(err, fs.ErrNotExist) {
-		raw := make([]byte, macBytes)
-		rand.Read(raw) // never fails
-		k.mac = []byte(hex.EncodeToString(raw))
-		err = os.WriteFile(k.macPath, k.mac, 0o600)
-	}
-	if err != nil {
-		return keys{}, fmt.Errorf("MAC key: %w", err)
-	}
-	return k, nil
+	return keys{signer: r.Signer, macPath: r.MACFile, mac: r.MAC}, nil
 }
 
 // tokens signs what dev hands out and writes each token to <name>.token beside
@@ -70,14 +47,11 @@ func (k keys) tokens(issuer string, now time.Time) (readyfile.Tokens, error) {
 		{&t.Worker, "worker", []rpc.Role{rpc.RoleWorker}},
 		{&t.Service, "service", []rpc.Role{rpc.RoleEnqueue, rpc.RolePublish}},
 	} {
-		token, err := k.signer.Sign(rpc.Claims{Issuer: issuer, Subject: want.subject, Roles: want.roles, TTL: tokenTTL}, now)
+		token, err := keyring.Sign(k.signer, keyring.Token{Subject: want.subject, Roles: want.roles, File: k.tokenFile(want.subject)}, issuer, tokenTTL, now)
 		if err != nil {
-			return t, fmt.Errorf("sign token of %s: %w", want.subject, err)
+			return t, err
 		}
 		*want.to = token
-		if err := os.WriteFile(k.tokenFile(want.subject), []byte(token+"\n"), 0o600); err != nil {
-			return t, fmt.Errorf("token of %s: %w", want.subject, err)
-		}
 	}
 	return t, nil
 }
