@@ -6,11 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/spillway/spillway/pkg/kafka"
+	"github.com/spillway/spillway/test/apache"
 )
 
 // embedded builds the product and starts its broker as a process.
@@ -29,7 +29,7 @@ func embedded(t *testing.T) Target {
 	}
 
 	socket := filepath.Join(dir, "s")
-	target := Target{Addresses: []string{"unix:" + socket}, Durability: kafka.Single}
+	target := Target{Addresses: []string{"unix:" + socket}, Durability: kafka.Single, Brokers: 1}
 	var process *exec.Cmd
 	var lifeline io.Closer // the broker ends when it closes: with this process at the latest
 	target.Start = func(t testing.TB) {
@@ -70,24 +70,34 @@ func embedded(t *testing.T) Target {
 	return target
 }
 
-// external is the broker that the environment names, for example Apache Kafka.
-func external(t *testing.T) Target {
+// onApache starts Apache Kafka, one broker or three. Of three, Kill takes
+// another one each time, so that each has died once after three times.
+func onApache(t *testing.T, brokers int) Target {
 	t.Helper()
-	addresses := os.Getenv("SPILLWAY_TEST_KAFKA")
-	if addresses == "" {
-		t.Skip("not run: SPILLWAY_TEST_KAFKA names no broker")
-	}
-	target := Target{Addresses: strings.Split(addresses, ","), Durability: kafka.Single}
-	if len(target.Addresses) >= 3 {
+	cluster := apache.Start(t, apache.Config{Brokers: brokers})
+	target := Target{Addresses: cluster.Addresses(), Durability: kafka.Single, Brokers: brokers}
+	if brokers > 1 {
 		target.Durability = kafka.Replicated
 	}
+	killed := -1
+	target.Kill = func(testing.TB) {
+		killed = (killed + 1) % brokers
+		cluster.Kill(killed)
+	}
+	target.Start = func(testing.TB) { cluster.Restart(killed) }
 	return target
 }
 
 func TestConformanceEmbedded(t *testing.T) { Conformance(t, embedded(t)) }
 
-func TestConformanceExternal(t *testing.T) { Conformance(t, external(t)) }
-
 func TestChurnEmbedded(t *testing.T) { Churn(t, embedded(t), spawn) }
 
-func TestChurnExternal(t *testing.T) { Churn(t, external(t), spawn) }
+func TestApacheConformance(t *testing.T) {
+	t.Run("One", func(t *testing.T) { Conformance(t, onApache(t, 1)) })
+	t.Run("Three", func(t *testing.T) { Conformance(t, onApache(t, 3)) })
+}
+
+func TestApacheChurn(t *testing.T) {
+	t.Run("One", func(t *testing.T) { Churn(t, onApache(t, 1), spawn) })
+	t.Run("Three", func(t *testing.T) { Churn(t, onApache(t, 3), spawn) })
+}

@@ -7,7 +7,7 @@
 // written and settled out of order: no record may be lost, and few may be
 // settled twice.
 //
-// The tests of this package run both on the embedded broker. With
-// SPILLWAY_TEST_KAFKA (bootstrap addresses, comma-separated) they run them on
-// that one too.
+// The tests of this package run both on the embedded broker, and those named
+// TestApache… the same on Apache Kafka with one broker and with three; package
+// apache tells how to run them.
 package broker

@@ -17,9 +17,11 @@ type Target struct {
 	Addresses []string
 	// Durability is kafka.Single, or kafka.Replicated for three brokers.
 	Durability string
-	// Kill ends the broker as kill -9 does, and Start starts it again on what it
-	// had stored and returns once it serves. Both nil: it is not ours to kill, and
-	// the facts about its death are skipped.
+	// Brokers is how many there are.
+	Brokers int
+	// Kill ends a broker as kill -9 does, another one each time if there are
+	// several, and Start starts it again on what it had stored and returns once
+	// it serves.
 	Kill, Start func(t testing.TB)
 }
 
