@@ -225,6 +225,17 @@ func (e *Engine) Pinned(now time.Time, ids []JobID) {
 	}
 }
 
+// Crowded names jobs whose offsets keep a partition's commit from saying what is complete above them, oldest first: they will be in Chores.Moves,
+// however young they are.
+func (e *Engine) Crowded(now time.Time, ids []JobID) {
+	t := e.advance(now)
+	for _, id := range ids {
+		if j := e.jobs[id]; j != nil {
+			e.unpin(t, j)
+		}
+	}
+}
+
 // Moved tells that a job's copy is durable at home: a queued job is forgotten (its lane brings it back), a running
 // one lives there from now on.
 func (e *Engine) Moved(now time.Time, id JobID, home Home) {
