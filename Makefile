@@ -1,7 +1,7 @@
 # Every target is one command; `make` lists them.
 TOOLS := GOWORK=off go -C tools tool
 
-.PHONY: help build demo test race lint laws proto proto-check bench ci clean
+.PHONY: help build demo test test-kafka kafka race lint laws proto proto-check bench ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,6 +14,12 @@ demo: ## a flood that harms nobody, in under half a minute
 
 test: ## every test
 	go test work
+
+test-kafka: ## the tests on Apache Kafka, which need Java and Maven
+	SPILLWAY_TEST_KAFKA=apache go test -count=1 -p 1 -run '^TestApache' ./test/...
+
+kafka: ## Apache Kafka in the foreground, for trying things
+	go run ./test/apache/kafka
 
 race: ## every test of the product under the race detector, in random order
 	go test -race -shuffle=on ./...
