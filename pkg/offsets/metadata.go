@@ -105,6 +105,41 @@ func (m Metadata) Encode() (string, error) {
 	return b.String(), nil
 }
 
+// Overflow says whether Encode has to leave runs out, for the committed offset
+// low, and then up to which offset (exclusive) everything must be complete so
+// that it has not: the owner moves what is incomplete below it. The offset is the
+// lowest one that will do. A metadata that Encode refuses does not overflow.
+func (m Metadata) Overflow(low int64) (upTo int64, over bool) {
+	head := m
+	head.Done = nil
+	text, err := head.Encode()
+	if err != nil {
+		return 0, false
+	}
+	room := MaxMetadata - len(text)
+	size := 0
+	for i := len(m.Done) - 1; i >= 0; i-- {
+		size += varintLen(m.Done[i].Gap) + varintLen(m.Done[i].Length)
+		if base64.RawURLEncoding.EncodedLen(size) > room {
+			// This run and all below it have to become part of the offset.
+			for _, x := range m.Done[:i+1] {
+				low += x.Gap + x.Length
+			}
+			return low, true
+		}
+	}
+	return 0, false
+}
+
+// varintLen is how many bytes a number of a run takes.
+func varintLen(n int64) int {
+	size := 1
+	for v := uint64(n); v >= 1<<7; v >>= 7 {
+		size++
+	}
+	return size
+}
+
 // DecodeMetadata reads what Encode wrote. It is strict: a string is accepted
 // only if it is exactly what Encode returns for the result. Errors are
 // ErrVersion for another version and ErrMetadata for everything else.

@@ -2,9 +2,12 @@ package offsets
 
 import (
 	"errors"
+	"math/rand/v2"
 	"reflect"
 	"strings"
 	"testing"
+
+	"pgregory.net/rapid"
 )
 
 // The bytes of format 6 are fixed: these lines may be added to, never changed.
@@ -153,4 +156,76 @@ func FuzzDecodeMetadata(f *testing.F) {
 			t.Fatalf("the tracker holds %v of %v", got, m.Done)
 		}
 	})
+}
+
+// TestOverflowAgainstTheEncoder: it is told exactly when Encode leaves runs out, and to complete what lies below the offset that it names is enough,
+// and no more than needed, for all that is complete to be said.
+func TestOverflowAgainstTheEncoder(t *testing.T) {
+	overflows := 0
+	rapid.Check(t, func(t *rapid.T) {
+		start := rapid.Int64Range(0, 1<<40).Draw(t, "start")
+		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
+		part := rapid.SampledFrom([]float64{0.02, 0.3, 0.5, 0.7, 0.98}).Draw(t, "done")
+		head := Metadata{Counts: strings.Repeat("7", rapid.IntRange(0, MaxMetadata-10).Draw(t, "counts"))}
+		fill := func() *Tracker {
+			rng := rand.New(rand.NewPCG(rng.Uint64(), 2))
+			tr := New(start, nil, Limit)
+			for o := start; tr.Add(o) == Fresh; o++ {
+			}
+			for o := start + 1; o < tr.Next(); o++ {
+				if rng.Float64() < part {
+					tr.Done(o)
+				}
+			}
+			return tr
+		}
+		seed := rng.Uint64()
+		same := func() *Tracker { rng = rand.New(rand.NewPCG(seed, 3)); return fill() }
+		says := func(tr *Tracker) (all bool) {
+			m := head
+			m.Done = tr.Ranges()
+			text, err := m.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			read, err := DecodeMetadata(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(read.Done) == len(m.Done)
+		}
+		until := func(tr *Tracker, upTo int64) *Tracker {
+			for o := tr.Low(); o < upTo; o++ {
+				tr.Done(o)
+			}
+			return tr
+		}
+		tr := same()
+		m := head
+		m.Done = tr.Ranges()
+		upTo, over := m.Overflow(tr.Low())
+		if over == says(tr) {
+			t.Fatalf("overflow is %v, yet Encode says all: %v", over, says(tr))
+		}
+		if !over {
+			return
+		}
+		overflows++
+		if got := until(same(), upTo); got.Low() < upTo || !says(got) {
+			t.Fatalf("all is complete below %d, low is %d, and there still is no room", upTo, got.Low())
+		}
+		// One run less: up to the end of the run before the one that ends at upTo.
+		before := tr.Low()
+		for _, end := range m.Done.Spans(tr.Low()) {
+			if end < upTo {
+				before = end
+			}
+		}
+		if got := until(same(), before); says(got) {
+			t.Fatalf("to complete all below %d would be enough, told was %d", before, upTo)
+		}
+	})
+	if overflows == 0 {
+		t.Error("nothing overflowed")
+	}
 }

@@ -47,6 +47,7 @@ func (o *Owner) keepCommitted(ctx context.Context) {
 				o.deps.Log.Warn("commit failed and will be repeated", "error", err)
 				continue
 			}
+			o.lookForCrowds()
 			if now.Sub(pinned) >= pinsEvery {
 				pinned = now
 				o.lookForPins(now)
@@ -135,6 +136,25 @@ func (o *Owner) commit(ctx context.Context, windows []*Window) error {
 		stands()
 	}
 	return nil
+}
+
+// lookForCrowds tells the engine which jobs have to be moved so that the commits can hold what is complete above them.
+func (o *Owner) lookForCrowds() {
+	var ids []core.JobID
+	for _, s := range o.all() {
+		s.mu.Lock()
+		for _, w := range s.windows() {
+			if crowd := w.crowding(); len(crowd) > 0 {
+				ids = append(ids, crowd...)
+				o.deps.Log.Info("a commit has no room for all that is complete: the oldest jobs are moved to their lanes", "topic", w.Topic,
+					"partition", w.Partition, "jobs", len(crowd))
+			}
+		}
+		s.mu.Unlock()
+	}
+	if len(ids) > 0 {
+		o.deps.Engine.Do(func(now time.Time, e *core.Engine) { e.Crowded(now, ids) })
+	}
 }
 
 // lookForPins tells the engine which jobs hold up windows, and lets go of history that nobody needs.

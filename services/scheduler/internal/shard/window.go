@@ -2,6 +2,7 @@ package shard
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/spillway/spillway/pkg/kafka"
@@ -37,7 +38,9 @@ type Window struct {
 	strays   bool  // a free or common lane holds records
 	spilled  bool  // of the common lane: jobs were copied to it since it was drained last
 	bytes    int   // mean size of a record, as read; 0: none was
-	trimmed  int64 // the log was asked to forget what is below, since the shard was taken
+	// crowdedBelow, if not 0, is up to where all must be complete for a commit to hold what is complete above.
+	crowdedBelow int64
+	trimmed      int64 // the log was asked to forget what is below, since the shard was taken
 }
 
 // reading is a record that is not complete.
@@ -191,10 +194,13 @@ func (w *Window) commit() (commit kafka.Commit, stands func(), needed bool) {
 		panic("shard: metadata of a tracker cannot be encoded: " + err.Error()) // Encode's contract
 	}
 	explained, changes := w.explained, w.dirty
-	if len(text) > offsets.MaxMetadata-100 {
-		// Some runs may have been left out: their events are still needed.
+	upTo, over := position.Meta.Overflow(position.Offset)
+	if over {
+		// The highest runs are left out. Their events stay needed, so that the next owner learns from those what is done; and what is
+		// incomplete below upTo is moved, so that the next commit has them all.
 		explained = nil
 	}
+	w.crowdedBelow = upTo
 	return kafka.Commit{Topic: w.Topic, Partition: w.Partition, Offset: position.Offset, Metadata: text}, func() {
 		w.committed, w.version = position, version
 		w.dirty -= changes // what has changed since is committed next
@@ -217,6 +223,25 @@ func (w *Window) old(now time.Time) []core.JobID {
 		if now.Sub(r.at) > age {
 			ids = append(ids, r.id)
 		}
+	}
+	return ids
+}
+
+// crowding returns the jobs, oldest first, that keep a commit from saying all that is complete above them. owned.mu is held.
+func (w *Window) crowding() []core.JobID {
+	if w.crowdedBelow == 0 {
+		return nil
+	}
+	var at []int64
+	for offset := range w.inFlight {
+		if offset < w.crowdedBelow {
+			at = append(at, offset)
+		}
+	}
+	slices.Sort(at)
+	ids := make([]core.JobID, len(at))
+	for i, offset := range at {
+		ids[i] = w.inFlight[offset].id
 	}
 	return ids
 }
