@@ -30,7 +30,14 @@ func Main(m *testing.M) int {
 	return m.Run()
 }
 
+// binaryVariable names a binary to test instead of one built from this checkout,
+// such as the one that is about to be released.
+const binaryVariable = "SPILLWAY_TEST_BINARY"
+
 var build = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv(binaryVariable); path != "" {
+		return filepath.Abs(path)
+	}
 	if scratch == "" {
 		return "", errors.New("TestMain has to call product.Main")
 	}
