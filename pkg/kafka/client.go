@@ -13,6 +13,7 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/metadata"
+	"github.com/segmentio/kafka-go/sasl"
 )
 
 const (
@@ -30,6 +31,10 @@ const (
 	// refreshTimeout bounds one forced metadata request: it is a millisecond
 	// of work, and a broker that does not answer it will not serve us either.
 	refreshTimeout = 3 * time.Second
+
+	// refusedFor is how long Ready bears to be turned away: a broker that has
+	// just begun may not know all users yet.
+	refusedFor = time.Second
 
 	// retryPause is the pause between two looks at a cluster that is not
 	// ready yet; the callers' deadlines bound how often it is taken.
@@ -51,6 +56,9 @@ type Config struct {
 	// topics of the cluster, which Install needs.
 	Topics []string
 
+	// Security protects the connections and says who this client is.
+	Security Security
+
 	// Dial replaces the network, for brokers in the same process. Nil: TCP or
 	// the Unix socket named in Addresses.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
@@ -60,7 +68,8 @@ type Config struct {
 type Client struct {
 	config    Config
 	addresses []string // as kafka-go sees them; a Unix socket has a stand-in
-	dial      func(ctx context.Context, network, address string) (net.Conn, error)
+	dial      dial
+	login     sasl.Mechanism // nil: none
 	transport *wire
 	client    *kafkago.Client
 
@@ -80,12 +89,17 @@ func New(config Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	login, err := config.Security.login()
+	if err != nil {
+		return nil, fmt.Errorf("kafka: %s login of %q: %w", config.Security.Mechanism, config.Security.User, err)
+	}
 	ttl := 10 * time.Second // hot path: our own topics only, a small answer
 	if len(config.Topics) == 0 {
 		ttl = 30 * time.Second // the whole cluster's view, for admin work
 	}
-	transport := &wire{Transport: &kafkago.Transport{
+	transport := &wire{security: config.Security, Transport: &kafkago.Transport{
 		Dial:           dial,
+		SASL:           login,
 		DialTimeout:    dialTimeout,
 		IdleTimeout:    idleTimeout,
 		MetadataTTL:    ttl,
@@ -96,6 +110,7 @@ func New(config Config) (*Client, error) {
 		config:    config,
 		addresses: addresses,
 		dial:      dial,
+		login:     login,
 		transport: transport,
 		client: &kafkago.Client{
 			Addr:      bootstrap(addresses),
@@ -117,7 +132,7 @@ func (c *Client) Kafka() *kafkago.Client { return c.client }
 // Dialer returns a kafka-go dialer that reaches the same brokers as c, for a
 // consumer group; give it Addresses as its brokers.
 func (c *Client) Dialer() *kafkago.Dialer {
-	return &kafkago.Dialer{ClientID: c.config.ClientID, DialFunc: c.dial, Timeout: dialTimeout}
+	return &kafkago.Dialer{ClientID: c.config.ClientID, DialFunc: c.dial, SASLMechanism: c.login, Timeout: dialTimeout}
 }
 
 // Addresses returns the bootstrap addresses in the form that Dialer takes.
@@ -177,17 +192,39 @@ func (c *Client) forget(ctx context.Context) {
 }
 
 // Ready waits until a broker answers and a controller is known, or until ctx
-// ends; the error then says what was missing.
+// ends; the error then says what was missing. It does not wait while brokers
+// turn this client away, see Refused.
 func (c *Client) Ready(ctx context.Context) error {
-	for {
+	var last error // more than that the time is over
+	for began := time.Now(); ; {
 		err := c.ready(ctx)
 		if err == nil {
 			return nil
 		}
-		if !sleep(ctx, retryPause) {
-			return fmt.Errorf("kafka: not ready at %s: %w", strings.Join(c.config.Addresses, ","), err)
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
+		if Refused(err) && time.Since(began) > refusedFor || !sleep(ctx, retryPause) {
+			return fmt.Errorf("kafka: not ready at %s: %w", strings.Join(c.config.Addresses, ","), c.guess(last))
 		}
 	}
+}
+
+// guess adds what a broker that hangs up does not say.
+func (c *Client) guess(err error) error {
+	if !hungUp(err) {
+		return err
+	}
+	s := c.config.Security
+	switch {
+	case s.TLS == nil && s.Mechanism == "":
+		return fmt.Errorf("%w (brokers that want TLS or a login hang up like this)", err)
+	case s.TLS == nil:
+		return fmt.Errorf("%w (brokers that want TLS hang up like this)", err)
+	case s.Mechanism == "":
+		return fmt.Errorf("%w (brokers that want a login hang up like this)", err)
+	}
+	return fmt.Errorf("%w (some brokers hang up like this on a user or password that is wrong)", err)
 }
 
 func (c *Client) ready(ctx context.Context) error {
@@ -232,7 +269,7 @@ func (c *Client) describe(ctx context.Context, topic string) (kafkago.Topic, err
 			}
 		}
 		if !sleep(ctx, retryPause) {
-			return found, fmt.Errorf("kafka: topic %s: %w (is it installed, and may this client see it?)", topic, err)
+			return found, fmt.Errorf("kafka: topic %s: %w (not installed, or this client has no right to see it)", topic, err)
 		}
 	}
 }

@@ -52,7 +52,7 @@ const storeFull = kafkago.ThrottlingQuotaExceeded
 // load, brokers die. A missing topic counts too, because a new topic and a
 // stale view look the same; the caller's deadline ends the retries.
 func Retriable(err error) bool {
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, ErrFull) {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, ErrFull) || Refused(err) {
 		return false
 	}
 	var code kafkago.Error
@@ -69,6 +69,27 @@ func Retriable(err error) bool {
 		return false
 	}
 	return local(err) || broken(err)
+}
+
+// Refused reports whether brokers turned this client away, or it them: a login
+// or a certificate that is not accepted, a right that is missing. A person has
+// to act; until then every call ends like this one. Rights are not always
+// refused so: a topic that a client may not see looks like a missing one.
+func Refused(err error) bool {
+	var handshake *handshakeError
+	if errors.As(err, &handshake) && handshake.final() {
+		return true
+	}
+	var code kafkago.Error
+	if !errors.As(err, &code) {
+		return false
+	}
+	switch code {
+	case kafkago.SASLAuthenticationFailed, kafkago.UnsupportedSASLMechanism, kafkago.IllegalSASLState,
+		kafkago.TopicAuthorizationFailed, kafkago.GroupAuthorizationFailed, kafkago.ClusterAuthorizationFailed:
+		return true
+	}
+	return false
 }
 
 // Fenced reports whether err says that the group has moved on without us: an
@@ -115,6 +136,7 @@ func unwritten(err error) bool {
 	case kafkago.InvalidMessage, kafkago.UnknownTopicOrPartition, kafkago.LeaderNotAvailable,
 		kafkago.NotLeaderForPartition, kafkago.BrokerNotAvailable, kafkago.MessageSizeTooLarge,
 		kafkago.InvalidTopic, kafkago.RecordListTooLarge, kafkago.NotEnoughReplicas, kafkago.InvalidRequiredAcks,
+		kafkago.SASLAuthenticationFailed, kafkago.UnsupportedSASLMechanism, kafkago.IllegalSASLState,
 		kafkago.TopicAuthorizationFailed, kafkago.ClusterAuthorizationFailed, kafkago.InvalidTimestamp,
 		kafkago.UnsupportedVersion, kafkago.UnsupportedForMessageFormat, kafkago.PolicyViolation,
 		kafkago.FencedLeaderEpoch, kafkago.UnknownLeaderEpoch, kafkago.InvalidRecord, storeFull:

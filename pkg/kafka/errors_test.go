@@ -42,7 +42,7 @@ func TestErrorTable(t *testing.T) {
 		{kafkago.InvalidSessionTimeout, false, false},
 		{kafkago.TopicAuthorizationFailed, false, true},
 		{kafkago.GroupAuthorizationFailed, false, false},
-		{kafkago.SASLAuthenticationFailed, false, false},
+		{kafkago.SASLAuthenticationFailed, false, true}, // only while connecting
 		{kafkago.InvalidConfiguration, false, false},
 		{kafkago.Error(9999), false, false},
 		{protocol.NewErrNoTopic("t"), true, true},

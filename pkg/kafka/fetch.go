@@ -80,6 +80,9 @@ func (c *Client) Fetch(ctx context.Context, topic string, partition int, from in
 	if err == nil {
 		err = res.Error
 	}
+	if local(err) {
+		return Batch{}, fmt.Errorf("kafka: fetch %s/%d at %d: %w (not installed, leader moving, or no right to see the topic)", topic, partition, from, err)
+	}
 	if err != nil {
 		return Batch{}, fmt.Errorf("kafka: fetch %s/%d at %d: %w", topic, partition, from, err)
 	}

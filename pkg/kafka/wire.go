@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"sync/atomic"
@@ -19,6 +20,7 @@ import (
 // turns out to be dead takes the whole pool with it.
 type wire struct {
 	*kafkago.Transport
+	security Security
 	// pool counts the pools so far: of the many calls that fail when a broker
 	// dies, only those on the current pool replace it.
 	pool atomic.Int64
@@ -28,6 +30,7 @@ type wire struct {
 func (w *wire) RoundTrip(ctx context.Context, addr net.Addr, request kafkago.Request) (kafkago.Response, error) {
 	pool := w.pool.Load()
 	response, err := w.Transport.RoundTrip(ctx, addr, request)
+	err = w.explained(err)
 	if err != nil && local(err) {
 		// A pool that has never reached a broker knows no topic either. Say
 		// that it is the broker which is missing.
@@ -45,6 +48,17 @@ func (w *wire) RoundTrip(ctx context.Context, addr net.Addr, request kafkago.Req
 // one. Metadata that is cached takes no request.
 func (w *wire) blind(ctx context.Context, addr net.Addr) error {
 	_, err := w.Transport.RoundTrip(ctx, addr, &metadata.Request{TopicNames: []string{}})
+	return w.explained(err)
+}
+
+// explained says whose login it was that brokers did not accept.
+func (w *wire) explained(err error) error {
+	switch {
+	case errors.Is(err, kafkago.SASLAuthenticationFailed):
+		return fmt.Errorf("login of user %q refused (unknown user, wrong password, or a user without %s credentials): %w", w.security.User, w.security.Mechanism, err)
+	case errors.Is(err, kafkago.UnsupportedSASLMechanism):
+		return fmt.Errorf("the brokers have no %s logins: %w", w.security.Mechanism, err)
+	}
 	return err
 }
 

@@ -93,7 +93,7 @@ var pkgEdges = map[string][]string{
 	"pkg/config":           {},
 	"pkg/controllog":       {"pkg/envelope", "pkg/kafka"},
 	"pkg/envelope":         {},
-	"pkg/kafka":            {"pkg/envelope"},
+	"pkg/kafka":            {"pkg/config", "pkg/envelope"},
 	"pkg/kafka/kafkatest":  {"pkg/kafka"},
 	"pkg/kafka/produce":    {"pkg/kafka", "pkg/envelope"},
 	"pkg/kafka/shard":      {"pkg/kafka", "pkg/offsets", "pkg/lifecycle"},

@@ -2,6 +2,7 @@ package kafkatest
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -28,14 +29,37 @@ func Start(t testing.TB) *Broker { return StartCluster(t, 1) }
 // spread over the brokers; every replica is the one copy that kfake has.
 func StartCluster(t testing.TB, n int) *Broker {
 	t.Helper()
+	return start(t, kfake.NumBrokers(n))
+}
+
+// Admin is the user and the password of the one who may do everything in a
+// cluster of StartSecure.
+const Admin = "admin"
+
+// StartSecure runs one broker until the test ends that wants a SCRAM-SHA-512
+// login, Admin's or that of one of the users (name to password), who have no
+// rights until somebody grants them, and TLS unless config is nil.
+func StartSecure(t testing.TB, users map[string]string, config *tls.Config) *Broker {
+	t.Helper()
+	options := []kfake.Opt{kfake.NumBrokers(1), kfake.EnableSASL(), kfake.EnableACLs(), kfake.Superuser(kafka.ScramSHA512, Admin, Admin)}
+	for name, password := range users {
+		options = append(options, kfake.User(kafka.ScramSHA512, name, password))
+	}
+	if config != nil {
+		options = append(options, kfake.TLS(config))
+	}
+	return start(t, options...)
+}
+
+func start(t testing.TB, options ...kfake.Opt) *Broker {
+	t.Helper()
 	wire := &network{listeners: make(map[string]*listener), conns: make(map[net.Conn]struct{})}
-	cluster, err := kfake.NewCluster(
-		kfake.NumBrokers(n),
+	cluster, err := kfake.NewCluster(append(options,
 		kfake.ListenFn(wire.listen),
 		// Retention and cleaning run on this ticker; nothing here may age out
 		// while a bubble's clock leaps.
 		kfake.BrokerConfigs(map[string]string{"log.cleaner.backoff.ms": "3153600000000"}),
-	)
+	)...)
 	if err != nil {
 		t.Fatalf("kafkatest: start: %v", err)
 	}
