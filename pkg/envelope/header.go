@@ -23,6 +23,10 @@ const (
 	// topic/partition/offset with the topic's name without prefix. Its own headers follow unchanged.
 	HeaderParked     = "spillway-parked"
 	HeaderParkedFrom = "spillway-parked-from"
+	// HeaderParkedCut is there when such a record was too large to be kept whole
+	// among the dead letters. It says what there was, in bytes and headers, of
+	// which the value's beginning is left: "value 1114000, key 3, headers 2".
+	HeaderParkedCut = "spillway-parked-cut"
 
 	// Version is the only version of the record formats so far.
 	Version = "1"

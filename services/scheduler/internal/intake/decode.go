@@ -14,6 +14,13 @@ import (
 	"github.com/spillway/spillway/services/scheduler/internal/core"
 )
 
+// growth is what may be added to a job's record on its way: transit, the reason of a dead letter (2 KiB), names. A job without that room could be
+// neither moved nor buried, and is refused while it still can be parked; enqueue's own are far below (H24).
+const growth = 16 << 10
+
+// errTooLarge parks a job that no copy could be made of.
+var errTooLarge = errors.New("the job's record leaves no room for what is added on its way")
+
 // perJob is what a job costs in memory beside its record: the engine's entry, its lease and its place in two indexes.
 const perJob = 512
 
@@ -41,6 +48,9 @@ func decode(m kafka.Message, shard int32, home core.Home) (*core.Job, error) {
 	priority, known := priorities[fields.Priority]
 	if !known && bad == nil {
 		bad = fmt.Errorf("%w: priority %d", envelope.ErrUnknownValue, fields.Priority)
+	}
+	if bad == nil && m.Size() > kafka.MaxRecordBytes-growth {
+		bad = fmt.Errorf("%w: %d bytes", errTooLarge, m.Size())
 	}
 	record := &core.Record{Value: m.Value, PayloadSHA256: fields.PayloadSHA256, Moves: transit.GetMoves()}
 	if text, has := envelope.Get(m.Headers, "traceparent"); has {

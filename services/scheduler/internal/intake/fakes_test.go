@@ -83,6 +83,7 @@ func (r *rooms) LaneOf(_ int32, source, _ string) (int32, bool) {
 	return n, has
 }
 
+func (r *rooms) Room(ctx context.Context) error { return ctx.Err() }
 func (r *rooms) Finish(job *core.Job, outcome jobv1.Outcome, _ core.Reason) {
 	r.note(job.Home.Offset, "%v", outcome)
 }

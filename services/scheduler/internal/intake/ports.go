@@ -47,6 +47,8 @@ type Homes interface {
 
 // Settler makes durable what the engine did not take.
 type Settler interface {
+	// Room waits while too much waits to be written already. It goes before Finish and Park, and fails only when ctx ends.
+	Room(ctx context.Context) error
 	// Finish settles a job. It does not block.
 	Finish(job *core.Job, outcome jobv1.Outcome, why core.Reason)
 	// Spill moves a job to its lane. It waits for room, and fails only when ctx ends or no lane could be had.

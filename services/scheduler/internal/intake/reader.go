@@ -103,6 +103,9 @@ func (r *Reader) offer(ctx context.Context, window Window, records []kafka.Messa
 func (r *Reader) admit(ctx context.Context, window Window, m kafka.Message) (*core.Job, error) {
 	_, kind, partition, shardID := window.Place()
 	home := core.Home{Topic: kind, Partition: int32(partition), Offset: m.Offset}
+	if err := r.deps.Settler.Room(ctx); err != nil {
+		return nil, err
+	}
 	job, bad := decode(m, shardID, home)
 	var id core.JobID
 	if bad == nil {

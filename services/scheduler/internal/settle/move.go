@@ -17,8 +17,8 @@ import (
 // full is how long Spill waits before it asks again whether the log's client has room.
 const full = 2 * time.Millisecond
 
-// maxReason bounds the text of the header that says why a record was parked.
-const maxReason = 2 << 10
+// maxParkedExtra is what the key and the headers of a parked record may weigh before they have to go, should there be too little room.
+const maxParkedExtra = 16 << 10
 
 // Move moves queued or running jobs to their lanes. It does not block; the engine hears of each by Moved.
 func (w *Writer) Move(jobs []*core.Job, from []core.Home) {
@@ -76,9 +76,7 @@ func (w *Writer) runMoves(ctx context.Context) {
 			}
 			if err := w.move(ctx, job, wishes[i].epoch, true); err != nil && ctx.Err() == nil {
 				w.deps.Log.Debug("a job could not be moved to its lane and will be again", "source", job.Source, "type", job.Type, "error", err)
-				w.mu.Lock()
-				w.failed = append(w.failed, func() { w.moveAgain(wishes[i]) }) // the engine waits for it
-				w.mu.Unlock()
+				w.later(0, func() { w.moveAgain(wishes[i]) }) // the engine waits for it, and has its record
 			}
 		}
 	}
@@ -115,9 +113,7 @@ func (w *Writer) move(ctx context.Context, job *core.Job, epoch int64, queued bo
 	var attempt func()
 	sent := func(offset int64, err error) {
 		if err != nil {
-			w.mu.Lock()
-			w.failed = append(w.failed, attempt)
-			w.mu.Unlock()
+			w.later(rec.Size(), attempt)
 			return
 		}
 		w.deps.Homes.Landed(job.Shard, epoch, lane, offset)
@@ -149,16 +145,16 @@ func (w *Writer) move(ctx context.Context, job *core.Job, epoch int64, queued bo
 }
 
 // Park appends a record that nobody can act on to the dead letters, as it is, and completes its offset when that is durable: it must
-// not stand in the way of others (H15). job is what could be read of it, nil if nothing could; then it gets its outcome, too.
+// not stand in the way of others (H15). job is what could be read of it, nil if nothing could; then it gets its outcome, too. It does not
+// block; Room goes before it.
 func (w *Writer) Park(shard int32, message kafka.Message, home core.Home, job *core.Job, why error) {
-	text := why.Error()
-	if len(text) > maxReason {
-		text = text[:maxReason]
-	}
-	headers := append([]kafka.Header{
-		{Key: envelope.HeaderParked, Value: []byte(text)},
-		{Key: envelope.HeaderParkedFrom, Value: fmt.Appendf(nil, "%s/%d/%d", TopicName(home.Topic), home.Partition, home.Offset)},
-	}, message.Headers...)
+	text := cut(why.Error())
+	letter := parked(produce.Record{
+		Topic: w.cfg.Topics.Dead(), Partition: int(shard), Key: message.Key, Value: message.Value, Headers: append([]kafka.Header{
+			{Key: envelope.HeaderParked, Value: []byte(text)},
+			{Key: envelope.HeaderParkedFrom, Value: fmt.Appendf(nil, "%s/%d/%d", TopicName(home.Topic), home.Partition, home.Offset)},
+		}, message.Headers...),
+	})
 	epoch, owned := w.deps.Homes.Epoch(shard)
 	if !owned {
 		return
@@ -168,9 +164,7 @@ func (w *Writer) Park(shard int32, message kafka.Message, home core.Home, job *c
 		if !w.stands(shard, epoch) {
 			return
 		}
-		w.send(produce.Record{
-			Topic: w.cfg.Topics.Dead(), Partition: int(shard), Key: message.Key, Value: message.Value, Headers: headers,
-		}, func(int64) {
+		w.send(letter, func(int64) {
 			if job != nil {
 				w.event(fact{settlement: core.Settlement{Job: job, Reason: core.Reason(text)}, epoch: epoch, outcome: jobv1.Outcome_OUTCOME_DEAD})
 				return
@@ -181,6 +175,25 @@ func (w *Writer) Park(shard int32, message kafka.Message, home core.Home, job *c
 	w.deps.Log.Warn("a record was parked among the dead letters", "topic", message.Topic, "partition", message.Partition, "offset", message.Offset,
 		"version", headerText(message.Headers, envelope.HeaderVersion), "error", why)
 	attempt()
+}
+
+// parked makes a dead letter fit. Only a record that enqueue has not written can be so large that what Park adds has no room: then its own
+// headers and key stay away if they are much, and the value is cut, and a header says what there was.
+func parked(letter produce.Record) produce.Record {
+	if letter.Size() <= kafka.MaxRecordBytes {
+		return letter
+	}
+	const ours = 2 // headers that Park adds
+	was := produce.Record{Key: letter.Key, Headers: letter.Headers[ours:]}
+	note := kafka.Header{Key: envelope.HeaderParkedCut, Value: fmt.Appendf(nil, "value %d, key %d, headers %d", len(letter.Value), len(was.Key), len(was.Headers))}
+	if was.Size() > maxParkedExtra {
+		letter.Key, was.Headers = nil, nil
+	}
+	letter.Headers = append(append(slices.Clone(letter.Headers[:ours]), note), was.Headers...)
+	if over := letter.Size() - kafka.MaxRecordBytes; over > 0 {
+		letter.Value = letter.Value[:len(letter.Value)-over]
+	}
+	return letter
 }
 
 func headerText(headers []kafka.Header, key string) string {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spillway/spillway/pkg/envelope"
@@ -18,6 +19,10 @@ import (
 // again is how long a failed write waits before it is tried again. The log's client has tried for seconds by then; what fails here is
 // fenced, suspended or full.
 const again = 100 * time.Millisecond
+
+// failedBytes is how much may wait to be written again before intake waits: as much as half of what the log's client holds. What is above it
+// came from results of running jobs and from moves, whose records the engine counts.
+const failedBytes = 16 << 20
 
 // Config is what the writer needs to know of its installation.
 type Config struct {
@@ -43,12 +48,20 @@ type Writer struct {
 	mu sync.Mutex
 	// durable is what the log has and the engine does not know yet.
 	durable []fact
-	// failed is what the log did not take. Bound: one a lease, and one a move.
-	failed []func()
+	// failed is what the log did not take. Bound: one a lease, one a move, and what intake adds below failedBytes.
+	failed []retry
 	// moves is what the engine wants moved.
 	moves []wish
 
 	wakeFacts, wakeMoves chan struct{} // 1 deep
+
+	held atomic.Int64 // bytes of the records in failed
+}
+
+// retry is a write that failed, and the size of its record.
+type retry struct {
+	bytes int64
+	send  func()
 }
 
 // fact is one thing that has become durable.
@@ -73,8 +86,8 @@ func (w *Writer) Run(ctx context.Context) error {
 	var moving sync.WaitGroup
 	moving.Go(func() { w.runMoves(ctx) })
 	defer moving.Wait()
-	retry := time.NewTicker(again)
-	defer retry.Stop()
+	tick := time.NewTicker(again)
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -82,16 +95,37 @@ func (w *Writer) Run(ctx context.Context) error {
 			return nil
 		case <-w.wakeFacts:
 			w.publish()
-		case <-retry.C:
+		case <-tick.C:
 			w.mu.Lock()
 			failed := w.failed
 			w.failed = nil
 			w.mu.Unlock()
-			for _, send := range failed {
-				send()
+			for _, f := range failed {
+				w.held.Add(-f.bytes)
+				f.send()
 			}
 		}
 	}
+}
+
+// Room waits until so little waits to be written again that intake may add to it. It fails only when ctx ends.
+func (w *Writer) Room(ctx context.Context) error {
+	for w.held.Load() > failedBytes {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(again):
+		}
+	}
+	return nil
+}
+
+// later keeps a write for the next round.
+func (w *Writer) later(bytes int, send func()) {
+	w.held.Add(int64(bytes))
+	w.mu.Lock()
+	w.failed = append(w.failed, retry{int64(bytes), send})
+	w.mu.Unlock()
 }
 
 // Settle makes a settlement of the engine durable and then tells the engine, the homes and the worker. It does not block.
@@ -99,7 +133,7 @@ func (w *Writer) Settle(s core.Settlement) {
 	w.decide(fact{settlement: s, outcome: outcomes[s.Kind], queued: true})
 }
 
-// Finish makes the outcome of a job durable that the engine does not have. It does not block.
+// Finish makes the outcome of a job durable that the engine does not have. It does not block; Room goes before it.
 func (w *Writer) Finish(job *core.Job, outcome jobv1.Outcome, why core.Reason) {
 	w.decide(fact{settlement: core.Settlement{Job: job, Reason: why}, outcome: outcome})
 }
@@ -163,13 +197,11 @@ func (w *Writer) event(f fact) {
 	})
 }
 
-// send appends a record; failing keeps the retry for later.
-func (w *Writer) send(rec produce.Record, ok func(offset int64), retry func()) {
+// send appends a record; one that fails is kept, and again is called later.
+func (w *Writer) send(rec produce.Record, ok func(offset int64), again func()) {
 	failed := func(err error) {
 		w.deps.Log.Debug("a record was not written and will be again", "topic", rec.Topic, "partition", rec.Partition, "error", err)
-		w.mu.Lock()
-		w.failed = append(w.failed, retry)
-		w.mu.Unlock()
+		w.later(rec.Size(), again)
 	}
 	err := w.deps.Records.Send(rec, func(offset int64, err error) {
 		if err != nil {

@@ -1,17 +1,23 @@
 package settle
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"github.com/spillway/spillway/pkg/envelope"
 	"github.com/spillway/spillway/pkg/kafka"
+	"github.com/spillway/spillway/pkg/kafka/produce"
 	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
 	"github.com/spillway/spillway/services/scheduler/internal/core"
 )
@@ -205,4 +211,97 @@ func TestParkedRecordIsPassed(t *testing.T) {
 	expect(t, run(t, nil, func(_ context.Context, w *Writer) {
 		w.Park(3, kafka.Message{Topic: "x.jobs.high", Partition: 3, Offset: 5, Value: []byte("?")}, core.Home{Topic: core.Topic(core.High), Partition: 3, Offset: 5}, nil, errors.New("no job"))
 	}), []string{"durable x.dead/3", "complete jobs.high/3@5"})
+}
+
+// TestIntakeWaitsForTheLog: what a log that takes no writes has not got stays within its budget, because intake waits; when the log is back all of it
+// is written, and intake goes on (H25).
+func TestIntakeWaitsForTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &diary{}
+		log, homes := &fakeLog{diary: d, full: 1 << 30, err: kafka.ErrFull}, &fakeHomes{diary: d, lane: 19}
+		w := New(Config{Topics: kafka.Topics{Prefix: "x."}, Replica: "s", MACKey: []byte("key")}, Deps{
+			Log: slog.New(slog.DiscardHandler), Records: log, Engine: &fakeEngine{engine: core.New(core.Config{})}, Homes: homes, Workers: fakeWorkers{d},
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { _ = w.Run(ctx) })
+		const record, readers = 1 << 20, 8
+		var taken atomic.Int64
+		for range readers { // as intake's partitions do
+			running.Go(func() {
+				for w.Room(ctx) == nil && taken.Load() < 64 {
+					n := taken.Add(1)
+					home := core.Home{Topic: core.Topic(core.High), Partition: 3, Offset: n}
+					w.Park(3, kafka.Message{Topic: "x.jobs.high", Partition: 3, Offset: n, Value: make([]byte, record)}, home, nil, errors.New("no job"))
+				}
+			})
+		}
+		time.Sleep(10 * time.Second)
+		if held := w.held.Load(); taken.Load() == 64 || held > failedBytes+readers*(record+1024) || held < failedBytes {
+			t.Errorf("%d records were taken, %d MiB are held", taken.Load(), held>>20)
+		}
+		log.mu.Lock()
+		log.full = 0
+		log.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		if held := w.held.Load(); held != 0 {
+			t.Errorf("%d bytes are held although all was written", held)
+		}
+		complete := 0
+		for _, line := range d.read() {
+			if strings.HasPrefix(line, "complete") {
+				complete++
+			}
+		}
+		if int64(complete) != taken.Load() || complete < 64 {
+			t.Errorf("%d of %d records are complete", complete, taken.Load())
+		}
+		cancel()
+		running.Wait()
+	})
+}
+
+// TestParkedRecordFits: a record that leaves no room for what Park adds is cut, and says so; all others are kept as they are.
+func TestParkedRecordFits(t *testing.T) {
+	const most = kafka.MaxRecordBytes
+	for _, c := range []struct {
+		name            string
+		value, key, own int // bytes; own: of its headers' values
+		note            string
+		kept            int // of its headers
+	}{
+		{"small", 100, 3, 20, "", 1},
+		{"just fits", most - 64 - 3 - 20 - 400, 3, 20, "", 1},
+		{"value at the limit", most - 200, 3, 20, "value 1113851, key 3, headers 1", 1},
+		{"headers", 1000, 3, most - 1200, "value 1000, key 3, headers 1", 0},
+		{"key", 1000, most - 1200, 20, "value 1000, key 1112851, headers 1", 0},
+		{"value and headers", most / 2, 3, most / 2, "value 557025, key 3, headers 1", 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			value := bytes.Repeat([]byte("v"), c.value)
+			letter := parked(produce.Record{Key: make([]byte, c.key), Value: value, Headers: []kafka.Header{
+				{Key: envelope.HeaderParked, Value: make([]byte, 300)}, {Key: envelope.HeaderParkedFrom, Value: []byte("jobs.high/3/5")},
+				{Key: "own", Value: make([]byte, c.own)},
+			}})
+			if size := letter.Size(); size > most {
+				t.Errorf("it has %d bytes", size)
+			}
+			note, _ := envelope.Get(letter.Headers, envelope.HeaderParkedCut)
+			if string(note) != c.note {
+				t.Errorf("note %q, want %q", note, c.note)
+			}
+			if from, _ := envelope.Get(letter.Headers, envelope.HeaderParkedFrom); string(from) != "jobs.high/3/5" {
+				t.Errorf("from %q", from)
+			}
+			own := 0
+			for _, h := range letter.Headers {
+				if h.Key == "own" {
+					own++
+				}
+			}
+			if own != c.kept || !bytes.HasPrefix(value, letter.Value) || len(letter.Value) < min(c.value, most-1000) {
+				t.Errorf("%d of its headers and %d bytes of its value are left", own, len(letter.Value))
+			}
+		})
+	}
 }
