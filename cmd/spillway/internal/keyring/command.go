@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/spillway/spillway/cmd/spillway/internal/connect"
 	"github.com/spillway/spillway/cmd/spillway/internal/exit"
 	"github.com/spillway/spillway/cmd/spillway/internal/locate"
 	"github.com/spillway/spillway/pkg/config"
@@ -101,13 +102,18 @@ Roles: enqueue and publish (callers), worker, read, operate and admin (operators
 			if err != nil {
 				return err
 			}
-			client, err := kafka.New(kafka.Config{Addresses: strings.Split(address, ","), ClientID: "keys", Topics: kafka.Topics{Prefix: prefix}.All()})
+			log, err := connect.Environment()
 			if err != nil {
 				return exit.With(exit.Usage, err)
 			}
-			defer client.Close()
+			log.Kafka = address
 			ctx, cancel := context.WithTimeout(cmd.Context(), foldTimeout)
 			defer cancel()
+			client, err := connect.Reach(ctx, log, "keys", kafka.Topics{Prefix: prefix}.All()...)
+			if err != nil {
+				return err
+			}
+			defer client.Close()
 			issuer, err := clusterID(ctx, client, kafka.Topics{Prefix: prefix}.Control(), mac)
 			if err != nil {
 				return err

@@ -7,13 +7,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/spillway/spillway/cmd/spillway/internal/census"
+	"github.com/spillway/spillway/cmd/spillway/internal/connect"
 	"github.com/spillway/spillway/cmd/spillway/internal/exit"
 	"github.com/spillway/spillway/cmd/spillway/internal/locate"
 	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
@@ -62,14 +62,11 @@ neither an outcome nor another home.`,
 func count(ctx context.Context, target readyfile.File, output string, stdout, stderr io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	client, err := kafka.New(kafka.Config{Addresses: strings.Split(target.Broker.Address, ","), ClientID: "ledger"})
+	client, err := connect.Reach(ctx, connect.Of(target.Broker), "ledger")
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	if err := client.Ready(ctx); err != nil {
-		return exit.With(exit.Unavailable, err)
-	}
 	cfg := census.Config{Client: client, Topics: kafka.Topics{Prefix: target.Prefix}}
 	if target.MACKeyFile != "" {
 		if cfg.MACKey, err = config.ReadSecretFile(target.MACKeyFile); err != nil {

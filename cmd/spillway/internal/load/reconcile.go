@@ -3,10 +3,10 @@ package load
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/spillway/spillway/cmd/spillway/internal/census"
+	"github.com/spillway/spillway/cmd/spillway/internal/connect"
 	"github.com/spillway/spillway/cmd/spillway/internal/load/tally"
 	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
 	"github.com/spillway/spillway/pkg/config"
@@ -31,7 +31,7 @@ const (
 func reconcile(ctx context.Context, target readyfile.File, s *sender) (ledger tally.Ledger, trimmed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, reconcileTimeout)
 	defer cancel()
-	client, err := kafka.New(kafka.Config{Addresses: strings.Split(target.Broker.Address, ","), ClientID: "load"})
+	client, err := connect.Reach(ctx, connect.Of(target.Broker), "load")
 	if err != nil {
 		return ledger, false, fmt.Errorf("read the logs: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/spillway/spillway/cmd/spillway/internal/connect"
 	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
 	"github.com/spillway/spillway/pkg/kafka"
 	"github.com/spillway/spillway/pkg/rpc"
@@ -18,7 +19,7 @@ const (
 	EnqueueVariable    = "SPILLWAY_ENQUEUE_ADDRESS"
 	SchedulerVariable  = "SPILLWAY_SCHEDULER_ADDRESS" // several, separated by commas
 	AutomationVariable = "SPILLWAY_AUTOMATION_ADDRESS"
-	KafkaVariable      = "SPILLWAY_KAFKA"
+	KafkaVariable      = "SPILLWAY_KAFKA" // and those of connect.Settings beside it
 	PrefixVariable     = "SPILLWAY_PREFIX"
 	TokenFileVariable  = "SPILLWAY_TOKEN_FILE"
 	MACKeyFileVariable = "SPILLWAY_MAC_KEY_FILE"
@@ -26,7 +27,8 @@ const (
 
 // Find returns where everything is. Without a running dev and without a single
 // variable the error wraps readyfile.ErrAbsent. A token file stands for the
-// tokens of all roles.
+// tokens of all roles. Who names the brokers in the environment says there, too,
+// how to get in; a dev's own settings then do not count.
 func Find(dataDir string) (readyfile.File, error) {
 	f, err := readyfile.Running(dataDir)
 	if err != nil && !errors.Is(err, readyfile.ErrAbsent) {
@@ -42,7 +44,13 @@ func Find(dataDir string) (readyfile.File, error) {
 	set(EnqueueVariable, &f.Endpoints.Enqueue)
 	set(AutomationVariable, &f.Endpoints.Automation)
 	set(SchedulerVariable, &schedulers)
-	set(KafkaVariable, &f.Broker.Address)
+	if os.Getenv(KafkaVariable) != "" {
+		log, err := connect.Environment()
+		if err != nil {
+			return f, err
+		}
+		f.Broker, named = log.Broker(readyfile.Kafka), true
+	}
 	if err != nil && !named && schedulers == "" {
 		return f, err
 	}
@@ -56,7 +64,7 @@ func Find(dataDir string) (readyfile.File, error) {
 		f.Prefix = kafka.DefaultPrefix
 	}
 	if f.Broker.Kind == "" {
-		f.Broker.Kind = "kafka"
+		f.Broker.Kind = readyfile.Kafka
 	}
 	if tokenFile != "" {
 		token, err := rpc.ReadTokenFile(tokenFile)

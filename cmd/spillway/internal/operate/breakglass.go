@@ -6,14 +6,15 @@ import (
 	"log/slog"
 	"os"
 	"os/user"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 
+	"github.com/spillway/spillway/cmd/spillway/internal/connect"
 	"github.com/spillway/spillway/cmd/spillway/internal/exit"
 	"github.com/spillway/spillway/cmd/spillway/internal/locate"
 	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
+	"github.com/spillway/spillway/pkg/config"
 	"github.com/spillway/spillway/pkg/kafka"
 	automationv1 "github.com/spillway/spillway/proto/gen/spillway/automation/v1"
 	"github.com/spillway/spillway/services/automation"
@@ -68,9 +69,13 @@ func accessTo(target readyfile.File) (automation.Access, error) {
 		return automation.Access{}, exit.Errorf(exit.Unavailable, "--break-glass needs the broker's address and the MAC key file: set %s and %s",
 			locate.KafkaVariable, locate.MACKeyFileVariable)
 	}
-	key, err := os.ReadFile(target.MACKeyFile)
+	key, err := config.ReadSecretFile(target.MACKeyFile)
 	if err != nil {
 		return automation.Access{}, fmt.Errorf("MAC key: %w", err)
+	}
+	opener, err := connect.Of(target.Broker).Opener()
+	if err != nil {
+		return automation.Access{}, exit.With(exit.Usage, err)
 	}
 	name := "unknown"
 	if u, err := user.Current(); err == nil {
@@ -79,9 +84,7 @@ func accessTo(target readyfile.File) (automation.Access, error) {
 	return automation.Access{
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		Kafka: func(clientID string) (*kafka.Client, error) {
-			return kafka.New(kafka.Config{
-				Addresses: strings.Split(target.Broker.Address, ","), ClientID: clientID, Topics: kafka.Topics{Prefix: target.Prefix}.All(),
-			})
+			return opener.Client(clientID, kafka.Topics{Prefix: target.Prefix}.All()...)
 		},
 		MACKey: key, Prefix: target.Prefix, Actor: "break-glass:" + name,
 	}, nil

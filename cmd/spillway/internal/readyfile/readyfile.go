@@ -42,12 +42,28 @@ type File struct {
 	Prefix string `json:"prefix"`
 }
 
-// Broker says what keeps the logs.
+// Kinds of brokers.
+const (
+	Embedded = "embedded"
+	Kafka    = "kafka"
+)
+
+// Broker says what keeps the logs and how to get in.
 type Broker struct {
-	// Kind is "embedded" or "kafka".
+	// Kind is Embedded or Kafka.
 	Kind string `json:"kind"`
 	// Address is "unix:PATH", or host:port, several separated by commas.
 	Address string `json:"address"`
+	// TLS says that connections use it; the files are PEM.
+	TLS      bool   `json:"tls,omitempty"`
+	CAFile   string `json:"ca_file,omitempty"`
+	CertFile string `json:"cert_file,omitempty"`
+	KeyFile  string `json:"key_file,omitempty"`
+	// SASL is the mechanism to log in with, User who does, and PasswordFile
+	// where the password is.
+	SASL         string `json:"sasl,omitempty"`
+	User         string `json:"user,omitempty"`
+	PasswordFile string `json:"password_file,omitempty"`
 }
 
 // Endpoints are gRPC addresses, host:port. Enqueue names the first of several.

@@ -7,11 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/spillway/spillway/cmd/spillway/internal/connect"
 	"github.com/spillway/spillway/cmd/spillway/internal/exit"
 	"github.com/spillway/spillway/pkg/config"
 	"github.com/spillway/spillway/pkg/kafka"
@@ -25,7 +25,7 @@ import (
 
 // settings are what every service is told beside its own configuration.
 type settings struct {
-	Kafka       string `env:"SPILLWAY_KAFKA" doc:"brokers: host:port, several separated by commas, or unix:PATH"`
+	connect.Settings
 	Prefix      string `env:"SPILLWAY_PREFIX" default:"spillway." doc:"prefix of the topics"`
 	Listen      string `env:"SPILLWAY_LISTEN" default:"127.0.0.1:0" doc:"host:port or unix:PATH of the gRPC listener"`
 	AdminListen string `env:"SPILLWAY_ADMIN_LISTEN" doc:"host:port or unix:PATH of the listener for probes and metrics; empty: none"`
@@ -39,8 +39,8 @@ type settings struct {
 }
 
 func (s settings) validate() error {
-	var wrong []error
-	for name, value := range map[string]string{"SPILLWAY_KAFKA": s.Kafka, "SPILLWAY_TOKEN_KEYS": s.TokenKeys, "SPILLWAY_MAC_KEY_FILE": s.MACKeyFile} {
+	wrong := []error{s.Settings.Validate()}
+	for name, value := range map[string]string{"SPILLWAY_TOKEN_KEYS": s.TokenKeys, "SPILLWAY_MAC_KEY_FILE": s.MACKeyFile} {
 		if value == "" {
 			wrong = append(wrong, fmt.Errorf("%s is not set", name))
 		}
@@ -131,12 +131,14 @@ func (s service) serve(ctx context.Context) (err error) {
 	if err != nil {
 		return exit.With(exit.Usage, fmt.Errorf("MAC key: %w", err))
 	}
+	opener, err := common.Opener()
+	if err != nil {
+		return exit.With(exit.Usage, err)
+	}
 	p := parts{
 		macKey: macKey,
 		kafka: func(clientID string) (*kafka.Client, error) {
-			return kafka.New(kafka.Config{
-				Addresses: strings.Split(common.Kafka, ","), ClientID: clientID, Topics: kafka.Topics{Prefix: common.Prefix}.All(),
-			})
+			return opener.Client(clientID, kafka.Topics{Prefix: common.Prefix}.All()...)
 		},
 		verifier: func(issuer func() string) (*rpc.Verifier, error) {
 			return rpc.NewVerifier(common.TokenKeys, issuer, time.Now())
