@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -101,7 +102,13 @@ func (w *Worker) grantTo(now time.Time, l *link, held *lease, wire *schedulerv1.
 	if w.leases[held.token] != nil || w.unsettled[held.token] != nil {
 		return // the same lease again
 	}
-	if !w.slots.Grant(now, l.key, share.Grant{Ticket: wire.GetTicket(), Priority: priorityOf(wire.GetPriority()), Tag: wire.GetTag()}) {
+	granted := w.slots.Grant(now, l.key, share.Grant{Ticket: wire.GetTicket(), Priority: priorityOf(wire.GetPriority()), Tag: wire.GetTag()})
+	if granted && held.token.Epoch < w.owners[held.token.Shard].epoch {
+		// Of an owner that has lost the shard: the next one was told, or will be, that this worker does not have it.
+		w.slots.Freed(now, 1)
+		granted = false
+	}
+	if !granted {
 		if w.draining {
 			l.refused = append(l.refused, held.wire)
 		} else {
@@ -143,7 +150,7 @@ func (w *Worker) ownership(l *link, m *schedulerv1.Ownership) {
 			w.owners[shard] = owner{epoch: o.epoch}
 		}
 	}
-	l.shards = make(map[int32]bool, len(m.GetShards()))
+	l.shards = make(map[int32]int64, len(m.GetShards()))
 	for i, shard := range m.GetShards() {
 		var epoch int64
 		if i < len(m.GetEpochs()) {
@@ -153,17 +160,19 @@ func (w *Worker) ownership(l *link, m *schedulerv1.Ownership) {
 			continue // an owner that does not know yet that it lost the shard
 		}
 		w.owners[shard] = owner{epoch: epoch, link: l}
-		l.shards[shard] = true
+		l.shards[shard] = epoch
 	}
+	claims := func(shard int32) bool { _, ok := l.shards[shard]; return ok }
 	for _, held := range w.leases {
-		if l.shards[held.token.Shard] {
+		if claims(held.token.Shard) {
 			held.renewSent = time.Time{}
+			l.renew = true // at once: the last renewal may be as old as the former owner's trouble
 		}
 	}
 	for _, other := range w.links {
 		if other != l {
 			other.results = slices.DeleteFunc(other.results, func(r *report) bool {
-				moved := l.shards[r.token.Shard]
+				moved := claims(r.token.Shard)
 				if moved {
 					r.queued = false
 				}
@@ -172,9 +181,12 @@ func (w *Worker) ownership(l *link, m *schedulerv1.Ownership) {
 		}
 	}
 	for _, r := range w.unsettled {
-		if l.shards[r.token.Shard] {
+		if claims(r.token.Shard) {
 			w.queue(r)
 		}
+	}
+	if len(l.shards) == 0 {
+		l.shards = nil // nothing to answer
 	}
 }
 
@@ -199,9 +211,7 @@ func (w *Worker) frame(l *link, now time.Time) (f *schedulerv1.WorkRequest, more
 	}
 	f = &schedulerv1.WorkRequest{}
 	if l.hello || l.shards != nil {
-		if h := w.hello(l); l.hello || len(h.Held) > 0 {
-			f.Hello = h
-		}
+		f.Hello = w.hello(l)
 		l.hello, l.shards = false, nil
 	}
 	size := 0
@@ -278,9 +288,16 @@ func (w *Worker) credit(l *link, f *schedulerv1.WorkRequest) {
 // replica does not take its lease for one that never arrived.
 func (w *Worker) hello(l *link) *schedulerv1.Hello {
 	h := &schedulerv1.Hello{WorkerId: w.id, Version: w.cfg.Version, Types: w.types, Concurrency: int32(w.cfg.Concurrency)}
+	if l.shards != nil && !l.hello {
+		h.Answers = &schedulerv1.Ownership{Shards: slices.Sorted(maps.Keys(l.shards))}
+		for _, shard := range h.Answers.Shards {
+			h.Answers.Epochs = append(h.Answers.Epochs, l.shards[shard])
+		}
+	}
 	mine := func(t Token, from *link) bool {
-		if l.shards != nil && !l.hello {
-			return l.shards[t.Shard]
+		if h.Answers != nil {
+			_, claimed := l.shards[t.Shard]
+			return claimed
 		}
 		to := w.route(t.Shard, from)
 		return to == nil || to == l || to.drained // this one may take the place of to

@@ -51,7 +51,7 @@ type link struct {
 
 	// What the writer has to write, in order of arrival.
 	hello    bool
-	shards   map[int32]bool // of an Ownership to be answered; nil: none
+	shards   map[int32]int64 // of an Ownership to be answered, with their epochs; nil: none
 	results  []*report
 	returned []*wireToken
 	refused  []*wireToken // returned because the worker drains

@@ -32,6 +32,7 @@ type Config struct {
 // The times that only work together (architecture §6): no knobs, one profile.
 const (
 	freshness  = 500 * time.Millisecond // a control log confirmed longer ago fences grants
+	aliveFor   = group.AliveFor // after a heartbeat of the group jobs are granted for so long
 	session    = group.SessionTimeout
 	suspended  = shard.Suspended // how long leases are renewed without a generation
 	leaseTTL   = 20 * time.Second
@@ -39,9 +40,10 @@ const (
 	quarantine = shard.Quarantine
 )
 
-// checkTimes holds the profile together.
+// checkTimes holds the profile together. Grants end within aliveFor of the last heartbeat, renewals within suspended of it, and what was granted or
+// renewed last is over a TTL later; a takeover may begin right after that heartbeat.
 func checkTimes() error {
-	if !(freshness < session && session < suspended) || quarantine < suspended+leaseTTL-session || quarantine < leaseTTL+9*time.Second {
+	if !(freshness < aliveFor && aliveFor < session && session < suspended) || quarantine < max(suspended, aliveFor)+leaseTTL || 3*renewEvery > leaseTTL {
 		return errors.New("scheduler: the times of leases, sessions and quarantine do not fit together")
 	}
 	return nil

@@ -40,8 +40,11 @@ const (
 	fetchBytes = 96 << 20
 	// joinAfter is how long a replica that no worker has found stays out of the group while another one is live.
 	joinAfter = 5 * time.Second
-	// drainFor is how long a stop waits for running jobs before it gives the shards back; jobs go on, and report to the next owner.
+	// drainFor is how long a stop waits for running jobs when no other replica is there to go on with them.
 	drainFor = 3 * time.Second
+	// settleFor is how long a stop waits for what is under way to become durable when others are there: most of it is within milliseconds, and
+	// what waits for the stop is everything else of these shards.
+	settleFor = 100 * time.Millisecond
 	// poll is how often conditions are looked at that nobody tells.
 	poll = 20 * time.Millisecond
 )
@@ -115,7 +118,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	})
 	s.producer = produce.New(writes, produce.Config{MaxBytes: produceBytes, Deadline: produceWithin, Gate: func() error { return s.owner.MayProduce() }})
 	s.owner = shard.New(shard.Config{Topics: s.topics, Name: cfg.Replica, Replica: s.id, MACKey: deps.MACKey, TrimEvery: cfg.TrimEvery}, shard.Deps{
-		Log: deps.Log, Kafka: jobs, Records: s.producer, Engine: s.loop, Inputs: inputs{s}, Idle: s.idleShard, Changed: s.ownershipChanged,
+		Log: deps.Log, Kafka: jobs, Records: s.producer, Engine: s.loop, Inputs: inputs{s}, HandOver: s.loop.HandOver, Changed: s.ownershipChanged,
 	})
 	s.settler = settle.New(settle.Config{Topics: s.topics, Replica: s.id, MACKey: deps.MACKey}, settle.Deps{
 		Log: deps.Log, Records: s.producer, Engine: s.loop, Homes: s.owner, Workers: s.loop,
@@ -238,12 +241,17 @@ func (s *Service) turn(ctx context.Context) error {
 	}
 }
 
-// stop drains: workers are told, running jobs get a moment, then the shards are given back and what is written is flushed.
+// stop drains: workers are told, what runs is handed over with the shards, and what is written is flushed. Only when there is nobody to hand over
+// to, running jobs get a moment to end.
 func (s *Service) stop(owning context.Context, release func(), done <-chan error) {
 	s.stopping.Store(true)
 	s.health(false)
 	s.loop.Drain("the scheduler stops", drainFor)
-	deadline := time.After(drainFor)
+	wait := drainFor
+	if s.accompanied() {
+		wait = settleFor
+	}
+	deadline := time.After(wait)
 wait:
 	for !s.idle() && owning.Err() == nil {
 		select {
@@ -304,12 +312,7 @@ func (s *Service) health(ready bool) {
 
 // ownershipChanged tells workers and everybody else which shards are here.
 func (s *Service) ownershipChanged() {
-	ids, epochs := s.owner.Shards()
-	shards := make(map[int32]int64, len(ids))
-	for i, id := range ids {
-		shards[id] = epochs[i]
-	}
-	s.loop.Own(shards)
+	s.loop.Own(s.owner.Epochs())
 	s.beats.Poke()
 }
 
@@ -320,6 +323,11 @@ func (s *Service) Open(now time.Time, applied int64) bool {
 	return fresh && applied == s.control.State().Sequence() && now.Sub(s.beats.Beaten()) <= status.LiveFor && s.owner.Open(now)
 }
 
+// accompanied reports whether another scheduler is live.
+func (s *Service) accompanied() bool {
+	return slices.ContainsFunc(s.others.Live(logv1.ReplicaKind_REPLICA_KIND_SCHEDULER), func(r *status.Replica) bool { return r.Replica != s.id })
+}
+
 // idle reports whether no lease is running.
 func (s *Service) idle() bool {
 	leases := 0
@@ -327,11 +335,8 @@ func (s *Service) idle() bool {
 	return leases == 0
 }
 
-// idleShard reports whether nothing of a shard is running, as far as this replica can know.
-func (s *Service) idleShard(shard int32) (idle bool) {
-	s.loop.Do(func(_ time.Time, e *core.Engine) { idle = !e.Busy(shard) })
-	return idle
-}
+// Renews reports whether leases may be renewed. See dispatch.Gate.
+func (s *Service) Renews(now time.Time) bool { return s.owner.Renews(now) }
 
 // Health says what keeps the service from being ready.
 func (s *Service) Health() []rpc.Check { return s.checks(context.Background()) }

@@ -54,7 +54,12 @@ func fromWire(m *schedulerv1.WorkRequest) (frame.FromWorker, error) {
 			if err != nil {
 				return f, invalid("hello.held.job_id", "not a job id")
 			}
-			f.Hello.Held = append(f.Hello.Held, frame.HeldLease{JobID: core.JobID(id), Token: token(held.GetToken()), StartedAt: instant(held.GetStartedAt())})
+			f.Hello.Held = append(f.Hello.Held, frame.HeldLease{
+				JobID: core.JobID(id), Source: held.GetSource(), Token: token(held.GetToken()), StartedAt: instant(held.GetStartedAt()),
+			})
+		}
+		if a := h.GetAnswers(); a != nil {
+			f.Hello.Answers = &frame.Owned{Shards: a.GetShards(), Epochs: a.GetEpochs()}
 		}
 	}
 	for _, r := range m.GetResults() {

@@ -15,6 +15,7 @@ import (
 type Config struct {
 	Seed        uint64        // of the backoff's jitter and the choice of workers
 	Memory      int           // bytes of queued jobs in all; 0 = 64 MiB
+	Remembered  int           // bytes of remembered ids of all shards and sources, 2 min of 10,000 jobs a second; 0 = 80 MiB
 	DedupeBytes int           // of remembered ids that callers chose, per source; 0 = 4 MiB
 	TTL         time.Duration // of a lease; 0 = 20 s
 	Reserve     float64       // the part of others' need that is never lent; 0 = 0.7
@@ -62,6 +63,7 @@ type Engine struct {
 	lanes            []*pair // with a backlog
 	toRead           []LaneRead
 	evicted          int64              // ids that gave way before their window was over
+	told             int                // ids remembered since evict looked
 	marked           map[*pair]struct{} // whole, or with strands that spill
 	marks            bool               // Spilling changed
 
@@ -77,6 +79,7 @@ type shard struct {
 	counter int64         // of the last token in this epoch
 	ids     dedupe.Window // settled ids made by the SDK or without a key
 	claims  map[JobID]*claim
+	claimed map[Token]*claim // the same, by token
 }
 
 // New returns an engine without shards, workers or jobs. It reads no clock: every method takes now, which never goes
@@ -84,6 +87,9 @@ type shard struct {
 func New(cfg Config) *Engine {
 	if cfg.Memory <= 0 {
 		cfg.Memory = 64 << 20
+	}
+	if cfg.Remembered <= 0 {
+		cfg.Remembered = 80 << 20
 	}
 	if cfg.DedupeBytes <= 0 {
 		cfg.DedupeBytes = 4 << 20
@@ -146,7 +152,7 @@ func (e *Engine) Attach(now time.Time, id int32, epoch int64) {
 	e.advance(now)
 	sh := e.shards[id]
 	if sh == nil {
-		sh = &shard{epoch: epoch, claims: make(map[JobID]*claim)}
+		sh = &shard{epoch: epoch, claims: make(map[JobID]*claim), claimed: make(map[Token]*claim)}
 		e.shards[id] = sh
 	}
 	if epoch > sh.epoch {
@@ -189,17 +195,6 @@ func (e *Engine) Detach(id int32) {
 	e.moves, e.from = moves, from
 	delete(e.shards, id)
 	e.marks = true
-}
-
-// Busy reports whether a lease of the shard is running, being settled, or announced by a worker.
-func (e *Engine) Busy(shard int32) bool {
-	for t := range e.leases {
-		if t.Shard == shard {
-			return true
-		}
-	}
-	sh := e.shards[shard]
-	return sh != nil && len(sh.claims) > 0
 }
 
 // Leases is the number of leases that are running or being settled: none when the replica may stop without leaving work behind.

@@ -73,14 +73,14 @@ func TestTakeover(t *testing.T) {
 	b.offer(inherited, Queue, "")
 	b.offer(waits, Queue, "")
 	old := Token{Epoch: 9, Counter: 7}
-	if !b.e.Inherit(b.now, "w", inherited.ID, old, b.now) || b.e.Inherit(b.now, "x", inherited.ID, Token{Epoch: 9, Counter: 6}, b.now) {
+	if !b.e.Inherit(b.now, "w", "s", inherited.ID, old, b.now) || b.e.Inherit(b.now, "x", "s", inherited.ID, Token{Epoch: 9, Counter: 6}, b.now) {
 		t.Fatal("one worker, and only one, inherits")
 	}
-	if b.e.Inherit(b.now, "w", waits.ID, Token{Epoch: 10, Counter: 1}, b.now) {
+	if b.e.Inherit(b.now, "w", "s", waits.ID, Token{Epoch: 10, Counter: 1}, b.now) {
 		t.Fatal("a token of this epoch was inherited")
 	}
 	claimed := Token{Epoch: 9, Counter: 8}
-	if !b.e.Inherit(b.now, "w", unread.ID, claimed, b.now) {
+	if !b.e.Inherit(b.now, "w", "s", unread.ID, claimed, b.now) {
 		t.Fatal("a job that was not read yet is not remembered")
 	}
 	if renewed, _ := b.e.Renew(b.now, "w", []Token{old, claimed}); len(renewed) != 2 {

@@ -315,7 +315,7 @@ func (e *Engine) grant(t moment, p *pool, ch choice, w *worker, ticket bool) Act
 	sh.counter++
 	tag := l.f
 	part.v = q.tag
-	e.begin(t, j, w.id, Token{Shard: j.Shard, Epoch: sh.epoch, Counter: sh.counter}, l, q)
+	e.begin(t, j, w.id, Token{Shard: j.Shard, Epoch: sh.epoch, Counter: sh.counter}, t+e.cfg.TTL, l, q)
 	j.lease.ticket = ticket
 	j.lease.charged = j.strand.pair.estimate()
 	l.charge(q, j.lease.charged)

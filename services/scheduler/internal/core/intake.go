@@ -2,6 +2,8 @@ package core
 
 import (
 	"time"
+
+	"github.com/spillway/spillway/services/scheduler/internal/core/dedupe"
 )
 
 const (
@@ -14,9 +16,10 @@ const (
 	// maxSpillers: with more tenants of a (source, type) spilling, all of it does.
 	maxSpillers = 64
 	// sdkWindow is how long ids without an age limit of their own are remembered: 2 min, 30 s of clock skew. Older keys are
-	// refused at enqueue, so the set is bounded by rate × window; sdkBytes is the second bound, a shard.
+	// refused at enqueue, so the set is bounded by rate × window; Config.Remembered is the second bound, for all shards together.
 	sdkWindow = 150 * time.Second
-	sdkBytes  = 32 << 20
+	// evictEvery is after how many remembered ids the bound is looked at: it is exceeded by so many at most.
+	evictEvery = 256
 )
 
 // madeBySDK reports whether the id is a UUIDv7: its key was younger than 2 min when it was accepted.
@@ -48,7 +51,7 @@ func (e *Engine) Offer(now time.Time, j *Job) Verdict {
 	}
 	c, inherits := sh.claims[j.ID]
 	if inherits {
-		delete(sh.claims, j.ID)
+		e.unclaim(t, sh, c)
 		inherits = j.Reported.Before(c.token) // or its end was counted, and its worker does not know
 	}
 	if !inherits {
@@ -73,7 +76,7 @@ func (e *Engine) Offer(now time.Time, j *Job) Verdict {
 	}
 	switch at, cause := j.readyAt(e, t); {
 	case inherits:
-		e.inherit(t, j, c.worker, c.token, c.startedAt)
+		e.inherit(t, j, c)
 		if c.result != nil {
 			j.lease.start = max(j.lease.start, t-c.result.Ran) // it does not run any more
 			e.settlements = append(e.settlements, e.finish(t, j, *c.result))
@@ -98,13 +101,18 @@ func (e *Engine) Remember(now time.Time, shard int32, source string, id JobID, d
 // Ended reports whether the job has its outcome, as far as the dedupe window tells: no record of it is needed any more.
 func (e *Engine) Ended(now time.Time, shard int32, source string, id JobID) bool {
 	t := e.advance(now)
-	sh, s := e.shards[shard], e.sources[source]
-	if sh == nil || s == nil || e.jobs[id] != nil {
-		return false
-	}
-	keys := &s.keys
-	if id.madeBySDK() {
-		keys = &sh.ids
+	sh := e.shards[shard]
+	return sh != nil && e.jobs[id] == nil && e.ended(t, sh, source, id)
+}
+
+func (e *Engine) ended(t moment, sh *shard, source string, id JobID) bool {
+	keys := &sh.ids
+	if !id.madeBySDK() {
+		s := e.sources[source]
+		if s == nil {
+			return false
+		}
+		keys = &s.keys
 	}
 	_, ended := keys.Find(t, id)
 	return ended
@@ -116,10 +124,38 @@ func (e *Engine) remember(t moment, sh *shard, s *source, id JobID, digest uint3
 		window = 10 * time.Minute
 	}
 	if id.madeBySDK() {
-		keys, window, budget = &sh.ids, sdkWindow, sdkBytes
+		keys, window, budget = &sh.ids, sdkWindow, e.cfg.Remembered
 	}
 	if until := at + min(window, time.Hour); until > t {
 		e.evicted += keys.Add(t, id, digest, until, budget)
+		if e.told++; e.told >= evictEvery {
+			e.evict(t)
+		}
+	}
+}
+
+// evict keeps what all shards and sources remember within its budget: whoever remembers most gives way, so a flood shortens its own window first.
+func (e *Engine) evict(t moment) {
+	e.told = 0
+	for {
+		total, most := 0, (*dedupe.Window)(nil)
+		look := func(w *dedupe.Window) {
+			w.Expire(t)
+			total += w.Bytes()
+			if most == nil || w.Bytes() > most.Bytes() {
+				most = w
+			}
+		}
+		for _, sh := range e.shards {
+			look(&sh.ids)
+		}
+		for _, s := range e.sources {
+			look(&s.keys)
+		}
+		if total <= e.cfg.Remembered {
+			return
+		}
+		e.evicted += most.Evict(total - e.cfg.Remembered)
 	}
 }
 

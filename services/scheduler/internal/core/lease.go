@@ -17,7 +17,8 @@ type lease struct {
 	deadline moment  // start + run timeout; the worker ends the handler itself, this is the second stop
 	charged  float64 // worker-seconds charged so far
 	back     float64 // expected part of a slot back within 2 ms
-	prev     *Job    // in the list by expiry, which is the order of granting and renewing since all have one TTL
+	handed   bool    // the former owner named it in its handover, and its worker has not named it here yet
+	prev     *Job    // in the list by expiry
 	next     *Job
 }
 
@@ -28,7 +29,7 @@ const timeoutGrace = time.Second
 const retryInMemory = 15 * time.Second
 
 // begin makes a lease of a job that is in no queue.
-func (e *Engine) begin(t moment, j *Job, worker string, token Token, l *line, q *queue) {
+func (e *Engine) begin(t moment, j *Job, worker string, token Token, expires moment, l *line, q *queue) {
 	e.uncount(j)
 	p := j.strand.pair
 	timeout := j.RunTimeout
@@ -41,7 +42,7 @@ func (e *Engine) begin(t moment, j *Job, worker string, token Token, l *line, q 
 	j.state, j.started, j.recalled, j.aborted = leased, false, false, false
 	j.line, j.queue, j.eff = l, q, l.prio
 	j.lease = lease{
-		token: token, worker: worker, timeout: timeout, start: t, expires: t + e.cfg.TTL,
+		token: token, worker: worker, timeout: timeout, start: t, expires: expires,
 		deadline: t + timeout + timeoutGrace, back: p.expectBack(0),
 	}
 	e.leases[token] = j
@@ -66,15 +67,26 @@ func (e *Engine) end(t moment, j *Job) {
 	e.touch(l.pool)
 }
 
-// linkLease appends to the list by expiry.
+// linkLease puts a lease into the list by expiry. The order of granting and renewing is that order, since all have one TTL: only one that was
+// handed over, with what is left of it, goes before the last.
 func (e *Engine) linkLease(j *Job) {
-	j.lease.prev, j.lease.next = e.lastLease, nil
-	if e.lastLease != nil {
-		e.lastLease.lease.next = j
+	before := e.lastLease
+	for before != nil && before.lease.expires > j.lease.expires {
+		before = before.lease.prev
+	}
+	next := e.firstLease
+	if before != nil {
+		next = before.lease.next
+		before.lease.next = j
 	} else {
 		e.firstLease = j
 	}
-	e.lastLease = j
+	if next != nil {
+		next.lease.prev = j
+	} else {
+		e.lastLease = j
+	}
+	j.lease.prev, j.lease.next = before, next
 }
 
 func (e *Engine) unlinkLease(j *Job) {
@@ -124,6 +136,9 @@ func (e *Engine) Renew(now time.Time, worker string, tokens []Token) (renewed, l
 			e.unlinkLease(j)
 			j.lease.expires = at + e.cfg.TTL
 			e.linkLease(j)
+			if j.lease.handed { // its worker has it
+				j.lease.handed, j.started = false, true
+			}
 		}
 		e.renewed = append(e.renewed, t)
 	}
@@ -137,7 +152,7 @@ func (e *Engine) Done(now time.Time, worker string, r Result) Settlement {
 	if j == nil {
 		if c := e.claimOf(worker, r.Token); c != nil {
 			report := r // a copy, so that r itself stays off the heap
-			c.result, c.until = &report, t+reportKept
+			c.result, c.until, c.handed = &report, t+reportKept, false
 			return Settlement{Kind: Repeated, Token: r.Token}
 		}
 	}
@@ -262,6 +277,20 @@ func (e *Engine) Return(now time.Time, worker string, tok Token, why ReturnReaso
 	}
 }
 
+// Withdraw takes back a lease that was never sent to its worker, whose credit stays as it is. It costs no attempt, no charge and no rate; the job
+// goes to the front of its queue. ticket is as in Lease.
+func (e *Engine) Withdraw(now time.Time, worker string, tok Token, ticket bool) {
+	t := e.advance(now)
+	if j := e.leaseOf(worker, tok); j != nil && j.state == leased {
+		e.giveBack(t, j, true)
+	}
+	if w := e.workers[worker]; w != nil && !ticket && w.sent > w.seen {
+		w.sent--
+		w.setOpen()
+		e.touch(e.poolOf(w.group))
+	}
+}
+
 // giveBack ends a lease without an attempt; undo takes charge and rate back too, as if it had never been granted.
 func (e *Engine) giveBack(t moment, j *Job, undo bool) {
 	e.end(t, j)
@@ -280,8 +309,8 @@ func (e *Engine) giveBack(t moment, j *Job, undo bool) {
 }
 
 // Reconcile compares the leases that a worker says it holds (running, or with a result not yet answered Settled)
-// with those the engine has given it. Leases it does not name go back to their queues without an attempt; the
-// returned tokens are no leases of this engine: try Inherit, else tell the worker they are lost.
+// with those the engine has given it. Leases it does not name go back to their queues without an attempt, unless they were handed over: it may
+// not know yet whom to tell (Answered). The returned tokens are no leases of this engine: try Inherit, else tell the worker they are lost.
 func (e *Engine) Reconcile(now time.Time, worker string, held []Token) (lost []Token) {
 	t := e.advance(now)
 	named := make(map[Token]bool, len(held))
@@ -292,19 +321,22 @@ func (e *Engine) Reconcile(now time.Time, worker string, held []Token) (lost []T
 		}
 	}
 	for i := len(e.running) - 1; i >= 0; i-- { // from the end: giveBack fills the hole with the last
-		if j := e.running[i]; j.lease.worker == worker && !named[j.lease.token] {
+		if j := e.running[i]; j.lease.worker == worker && !j.lease.handed && !named[j.lease.token] {
 			e.giveBack(t, j, !j.started)
 		}
 	}
 	return lost
 }
 
-// claim is a lease of a former owner whose job was not read yet.
+// claim is a lease of a former owner whose job was not read yet. It counts as running of its source, if that is known.
 type claim struct {
+	id        JobID
+	src       *source // nil: a worker named it, which says nothing of the source
 	worker    string
 	token     Token
 	startedAt time.Time
 	until     moment
+	handed    bool    // as in lease
 	result    *Result // the worker has reported already
 }
 
@@ -315,9 +347,89 @@ const reportKept = time.Hour
 // maxClaims bounds what workers can make the engine remember; beyond it the job waits out its quarantine.
 const maxClaims = 1 << 14
 
+// put remembers a claim, in place of another of the same job.
+func (e *Engine) put(t moment, sh *shard, c *claim) {
+	if old := sh.claims[c.id]; old != nil {
+		e.unclaim(t, sh, old)
+	}
+	sh.claims[c.id], sh.claimed[c.token] = c, c
+	if c.src != nil {
+		c.src.limit.claimed++
+		e.checkSource(t, c.src)
+	}
+}
+
+// unclaim forgets a claim.
+func (e *Engine) unclaim(t moment, sh *shard, c *claim) {
+	delete(sh.claims, c.id)
+	delete(sh.claimed, c.token)
+	if c.src != nil {
+		c.src.limit.claimed--
+		e.checkSource(t, c.src)
+	}
+}
+
+// Held names the leases of a shard whose ends are not durable, for the next owner: those that run, that are being settled, and those of
+// former owners whose jobs were not read yet.
+func (e *Engine) Held(now time.Time, id int32) (list []Held) {
+	t := e.advance(now)
+	sh := e.shards[id]
+	if sh == nil {
+		return nil
+	}
+	for tok, j := range e.leases {
+		if tok.Shard == id {
+			list = append(list, Held{JobID: j.ID, Source: j.Source, Token: tok, Worker: j.lease.worker, ExpiresIn: max(0, j.lease.expires-t)})
+		}
+	}
+	for _, c := range sh.claims {
+		h := Held{JobID: c.id, Token: c.token, Worker: c.worker, ExpiresIn: max(0, c.until-t)}
+		if c.src != nil {
+			h.Source = c.src.name
+		}
+		list = append(list, h)
+	}
+	return list
+}
+
+// Expect tells of a lease that the former owner has handed over: its job is not granted here before it has ended, by a report or by its expiry,
+// which is an attempt. It must be told after Attach and before a job of the shard is offered.
+func (e *Engine) Expect(now time.Time, h Held) {
+	t := e.advance(now)
+	sh := e.shards[h.Token.Shard]
+	if sh == nil || h.Token.Epoch >= sh.epoch || e.jobs[h.JobID] != nil {
+		return
+	}
+	c := &claim{id: h.JobID, worker: h.Worker, token: h.Token, until: t + min(max(0, h.ExpiresIn), e.cfg.TTL), handed: true}
+	if h.Source != "" {
+		c.src = e.sourceOf(t, h.Token.Shard, h.Source)
+	}
+	e.put(t, sh, c)
+}
+
+// Answered tells that a worker has named all that it holds of a shard, and takes no lease of an older epoch any more: what was handed over as
+// its and was not named never reached it, or went back to the former owner. Those jobs may be granted, without an attempt.
+func (e *Engine) Answered(now time.Time, worker string, id int32, epoch int64) {
+	t := e.advance(now)
+	sh := e.shards[id]
+	if sh == nil || sh.epoch != epoch {
+		return
+	}
+	for i := len(e.running) - 1; i >= 0; i-- { // as in Reconcile
+		if j := e.running[i]; j.lease.handed && j.lease.worker == worker && j.Shard == id {
+			e.giveBack(t, j, false)
+		}
+	}
+	for _, c := range sh.claims {
+		if c.handed && c.worker == worker {
+			e.unclaim(t, sh, c)
+		}
+	}
+}
+
 // Inherit turns a lease of a former owner into one of this engine, with its old token, if the job was not granted
 // here since. A job that was not offered yet is remembered for one TTL. startedAt is when the worker began it.
-func (e *Engine) Inherit(now time.Time, worker string, id JobID, tok Token, startedAt time.Time) bool {
+func (e *Engine) Inherit(now time.Time, worker, source string, id JobID, tok Token, startedAt time.Time) bool {
 	t := e.advance(now)
 	sh := e.shards[tok.Shard]
 	if sh == nil || tok.Epoch >= sh.epoch {
@@ -325,17 +437,25 @@ func (e *Engine) Inherit(now time.Time, worker string, id JobID, tok Token, star
 	}
 	j := e.jobs[id]
 	if j == nil {
-		if _, ok := sh.ids.Find(t, id); ok || len(sh.claims) >= maxClaims {
-			return false
-		}
 		if c := sh.claims[id]; c != nil && c.token == tok && c.worker == worker {
+			c.handed, c.startedAt = false, startedAt
 			return true
 		}
-		sh.claims[id] = &claim{worker: worker, token: tok, startedAt: startedAt, until: t + e.cfg.TTL}
+		if e.ended(t, sh, source, id) || len(sh.claims) >= maxClaims {
+			return false
+		}
+		if c := sh.claims[id]; c != nil && !c.token.Before(tok) {
+			return false // a later lease of the job was handed over
+		}
+		e.put(t, sh, &claim{id: id, worker: worker, token: tok, startedAt: startedAt, until: t + e.cfg.TTL})
 		return true
 	}
 	if j.Shard != tok.Shard {
 		return false
+	}
+	if j.state == leased && j.lease.token == tok && j.lease.worker == worker {
+		e.named(t, j, startedAt)
+		return true
 	}
 	if !j.Reported.Before(tok) {
 		return false
@@ -346,43 +466,48 @@ func (e *Engine) Inherit(now time.Time, worker string, id JobID, tok Token, star
 	case waiting:
 		e.arm(&j.timer, never)
 	default: // a moved one too: its copy may be granted by the time this is read
-		return j.state == leased && j.lease.token == tok && j.lease.worker == worker
+		return false
 	}
-	e.inherit(t, j, worker, tok, startedAt)
+	e.inherit(t, j, &claim{worker: worker, token: tok, startedAt: startedAt, until: t + e.cfg.TTL})
 	return true
 }
 
-func (e *Engine) inherit(t moment, j *Job, worker string, tok Token, startedAt time.Time) {
+// inherit makes a lease of a claim.
+func (e *Engine) inherit(t moment, j *Job, c *claim) {
 	f, k := j.strand.flow, j.strand.pair.kind
 	l := e.lineOf(f.src, ceiling(j), k.pool)
-	e.begin(t, j, worker, tok, l, l.partOf(k.class).queueOf(f))
-	j.started = true
-	if !startedAt.IsZero() { // counts from when it began; the rate was the former owner's business
+	e.begin(t, j, c.worker, c.token, c.until, l, l.partOf(k.class).queueOf(f))
+	j.lease.handed = c.handed
+	f.limit.running++
+	f.src.limit.running++
+	if !c.handed {
+		e.named(t, j, c.startedAt)
+	}
+	e.check(t, f)
+}
+
+// named takes what a worker says of an inherited lease: it counts from when it began; the rate was the former owner's business.
+func (e *Engine) named(t moment, j *Job, startedAt time.Time) {
+	j.lease.handed, j.started = false, true
+	if !startedAt.IsZero() {
 		j.lease.start = min(t, e.at(startedAt))
 		j.lease.deadline = j.lease.start + j.lease.timeout + timeoutGrace
 	}
-	f.limit.running++
-	f.src.limit.running++
-	e.check(t, f)
 }
 
 // claimed reports whether the token is a former owner's lease whose job was not read yet, and keeps the claim alive.
 func (e *Engine) claimed(t moment, worker string, tok Token) bool {
 	c := e.claimOf(worker, tok)
 	if c != nil {
-		c.until = max(c.until, t+e.cfg.TTL)
+		c.handed, c.until = false, max(c.until, t+e.cfg.TTL)
 	}
 	return c != nil
 }
 
 // claimOf finds a claim; nil if there is none.
 func (e *Engine) claimOf(worker string, tok Token) *claim {
-	sh := e.shards[tok.Shard]
-	if sh == nil {
-		return nil
-	}
-	for _, c := range sh.claims { // a takeover's first seconds only; bounded by maxClaims
-		if c.token == tok && c.worker == worker {
+	if sh := e.shards[tok.Shard]; sh != nil {
+		if c := sh.claimed[tok]; c != nil && c.worker == worker {
 			return c
 		}
 	}

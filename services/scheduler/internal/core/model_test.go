@@ -508,7 +508,7 @@ func program(t *rapid.T) {
 			if m.shards[x.shard] == 0 || x.where != inEngine {
 				return
 			}
-			if ok := m.e.Inherit(m.now, "w0", x.id, tok, m.now); ok != free {
+			if ok := m.e.Inherit(m.now, "w0", "s", x.id, tok, m.now); ok != free {
 				t.Fatalf("inherited: %v, want %v", ok, free)
 			}
 			if free {

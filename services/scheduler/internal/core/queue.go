@@ -66,6 +66,7 @@ type limiter struct {
 	cap      int32
 	tat      moment // theoretical arrival time of the next grant. Any window d holds at most burst + rate × d grants
 	running  int32  // leases not reported yet; ≤ cap, but for inherited ones
+	claimed  int32  // of a source: leases that the former owner handed over, whose jobs were not read yet
 }
 
 func (l *limiter) set(q Quota) {
@@ -91,7 +92,7 @@ func (l *limiter) ready(t moment) (moment, WaitCause) {
 	if !l.limited {
 		return t, WaitUnspecified
 	}
-	if l.capped && l.running >= l.cap {
+	if l.capped && l.running+l.claimed >= l.cap {
 		return never, WaitQuotaConcurrency
 	}
 	if l.rated {

@@ -35,9 +35,9 @@ func (e *Engine) Tick(now time.Time) Chores {
 	e.sweepIdle(t)
 	for _, sh := range e.shards {
 		sh.ids.Expire(t)
-		for id, c := range sh.claims {
+		for _, c := range sh.claims {
 			if t > c.until {
-				delete(sh.claims, id)
+				e.unclaim(t, sh, c)
 			}
 		}
 	}

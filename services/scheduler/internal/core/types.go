@@ -335,6 +335,15 @@ const (
 	RevokeExpired
 )
 
+// Held is a lease as one owner of a shard leaves it to the next.
+type Held struct {
+	JobID     JobID
+	Source    string // "": not known
+	Token     Token
+	Worker    string
+	ExpiresIn time.Duration // ≥ 0
+}
+
 // Revoke asks a worker to stop a job, or only not to start it.
 type Revoke struct {
 	Worker           string

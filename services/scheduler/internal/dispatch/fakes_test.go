@@ -54,6 +54,7 @@ func (l *lanes) Move(j []*core.Job, _ []core.Home) { l.moves.Add(int64(len(j))) 
 // gate is open unless shut, or the control log has something that was not applied.
 type gate struct {
 	shut   atomic.Bool
+	silent atomic.Bool // nothing is renewed
 	latest atomic.Int64
 }
 
@@ -61,10 +62,13 @@ func (g *gate) Open(_ time.Time, applied int64) bool {
 	return !g.shut.Load() && applied >= g.latest.Load()
 }
 
+func (g *gate) Renews(time.Time) bool { return !g.silent.Load() }
+
 // stuckGate answers when it is closed.
 type stuckGate chan struct{}
 
 func (g stuckGate) Open(time.Time, int64) bool { <-g; return false }
+func (g stuckGate) Renews(time.Time) bool      { return false }
 
 type beat struct{ pokes, summaries atomic.Int64 }
 

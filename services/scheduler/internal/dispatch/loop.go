@@ -321,28 +321,6 @@ func (l *Loop) flush(now time.Time) {
 	l.waiting = slices.Delete(l.waiting, 0, n)
 }
 
-// Own sets the shards that this replica owns, with their epochs, and tells every worker, who answers with the leases of them that it
-// holds. Results and renewals of other shards are not answered, so that workers keep them for the next owner. A shard must be attached
-// to the engine before it is named here, and be taken from here before it is detached.
-func (l *Loop) Own(shards map[int32]int64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.shards = maps.Clone(shards)
-	now := time.Now()
-	for _, s := range l.sessions {
-		s.put(now, func(o *outbox) { o.last(now).Owned = l.owned() })
-	}
-}
-
-// owned is what workers are told of the shards, in their order.
-func (l *Loop) owned() *frame.Owned {
-	o := &frame.Owned{Shards: slices.Sorted(maps.Keys(l.shards))}
-	for _, shard := range o.Shards {
-		o.Epochs = append(o.Epochs, l.shards[shard])
-	}
-	return o
-}
-
 // SetTopology tells every worker which replicas there are, if that has changed. The order of replicas does not matter.
 func (l *Loop) SetTopology(replicas []frame.Replica) {
 	replicas = slices.Clone(replicas)

@@ -13,6 +13,9 @@ const (
 	// maxOutbox is how many bytes of jobs may wait for a worker that is slow to read. Its slots bound them too, but 10,000
 	// slots of the largest jobs would be 9 GB.
 	maxOutbox = 16 << 20
+	// maxWait is how long a grant may wait to be written: as long as the control log may be unconfirmed. A process that was stopped must not hand
+	// out what it decided before: meanwhile a hold may have been acknowledged without it, and its shards may be others' (I10, I5).
+	maxWait = 500 * time.Millisecond
 	// maxStall is how long a frame may wait for a worker: half of a lease.
 	maxStall = 10 * time.Second
 	// settledWait is how long an answer that nobody waits for may wait for a frame to ride on: a frame costs more than a job. A worker that
@@ -71,6 +74,34 @@ func (o *outbox) act(now time.Time, a core.Action) {
 		f.Leases = append(f.Leases, frame.Granted{Lease: a.Lease, At: now})
 		o.bytes += a.Lease.Job.Size
 	}
+}
+
+// remove takes grants out.
+func (o *outbox) remove(which func(*frame.Granted) bool) (gone []frame.Granted) {
+	for _, f := range o.frames {
+		kept := f.Leases[:0]
+		for i := range f.Leases {
+			if g := &f.Leases[i]; which(g) {
+				gone = append(gone, *g)
+				o.bytes -= g.Job.Size
+			} else {
+				kept = append(kept, *g)
+			}
+		}
+		clear(f.Leases[len(kept):])
+		f.Leases = kept
+	}
+	return gone
+}
+
+// stale cuts the grants off a frame that are too old to be sent: the first ones, if any.
+func stale(f *frame.ToWorker, now time.Time) (old []frame.Granted) {
+	n := 0
+	for n < len(f.Leases) && now.Sub(f.Leases[n].At) > maxWait {
+		n++
+	}
+	old, f.Leases = f.Leases[:n:n], f.Leases[n:]
+	return old
 }
 
 // answers is how many tokens wait in answers and revocations.

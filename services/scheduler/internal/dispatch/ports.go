@@ -28,6 +28,10 @@ type Reader interface {
 // the engine acts on (-1: none), the group's heartbeat within 3 s, and the replica is not suspended. Open is called with the engine locked: it must be quick and must not call the Loop.
 type Gate interface {
 	Open(now time.Time, applied int64) bool
+	// Renews says whether leases may be renewed: the group's heartbeat was confirmed so lately that whoever takes our shards waits for what is
+	// renewed now. It asks the clock, so that a process that was stopped for a while does not renew what others have by then. As Open, it is
+	// called with the engine locked.
+	Renews(now time.Time) bool
 }
 
 // Beat tells the other replicas and everybody who follows status. No call may block.

@@ -42,6 +42,7 @@ type replica struct {
 }
 
 func (r *replica) Open(time.Time, int64) bool    { return true }
+func (r *replica) Renews(time.Time) bool         { return true }
 func (r *replica) Move([]*core.Job, []core.Home) {}
 func (r *replica) Read([]core.LaneRead)          {}
 func (r *replica) Poke()                         {}

@@ -43,13 +43,17 @@ func (s *Session) Err() error {
 // Next waits for the next frame to write. It fails when the session has ended or ctx has.
 func (s *Session) Next(ctx context.Context) (*frame.ToWorker, error) {
 	for {
+		now := time.Now()
 		s.mu.Lock()
-		f, err := s.out.take(time.Now()), s.err
+		f, err := s.out.take(now), s.err
 		s.mu.Unlock()
 		switch {
 		case err != nil:
 			return nil, err
 		case f != nil:
+			if old := stale(f, now); len(old) > 0 {
+				s.loop.withdraw(s, old)
+			}
 			s.loop.meter.granted(ctx, f.Leases)
 			return f, nil
 		}

@@ -64,13 +64,14 @@ func (l *Loop) Open(who frame.Identity, hello frame.Hello) (*Session, error) {
 	return s, nil
 }
 
-// inherit makes leases of a former owner the engine's. What is neither owned here nor unknown is left alone.
+// inherit makes leases of former owners the engine's, or hears that their workers have them. Those that are unknown and cannot be inherited are
+// lost. What is not owned here is left alone.
 func (l *Loop) inherit(now time.Time, worker string, held []frame.HeldLease, unknown map[core.Token]bool) (lost []core.Token) {
 	for _, h := range held {
-		if !unknown[h.Token] {
+		if !l.owns(h.Token) || h.Token.Epoch == l.shards[h.Token.Shard] && !unknown[h.Token] {
 			continue
 		}
-		if !l.engine.Inherit(now, worker, h.JobID, h.Token, h.StartedAt) {
+		if !l.engine.Inherit(now, worker, h.Source, h.JobID, h.Token, h.StartedAt) && unknown[h.Token] {
 			lost = append(lost, h.Token)
 		}
 	}
@@ -115,7 +116,7 @@ func (s *Session) Receive(f frame.FromWorker) error {
 		e.Latest(now, s.worker, t.Priority, t.Tag)
 	}
 	if f.Hello != nil {
-		lost = l.claim(now, s.worker, f.Hello.Held)
+		lost = l.claim(now, s.worker, f.Hello)
 	}
 	for _, r := range f.Results {
 		if !l.owns(r.Token) {
@@ -143,7 +144,7 @@ func (s *Session) Receive(f frame.FromWorker) error {
 	if len(f.Started) > 0 {
 		e.Started(now, s.worker, f.Started)
 	}
-	if len(f.Renew) > 0 {
+	if len(f.Renew) > 0 && l.ports.Gate.Renews(now) {
 		ok, gone := e.Renew(now, s.worker, l.mine(f.Renew))
 		renewed, lost = append(renewed, ok...), append(lost, gone...)
 	}
@@ -172,24 +173,32 @@ func (s *Session) Receive(f frame.FromWorker) error {
 	return nil
 }
 
-// claim answers a worker's answer to Owned: leases that the engine does not know are inherited, or lost. Unlike at the beginning of a
-// session, what is not named is not given back: it may have been granted while the answer was on its way.
-func (l *Loop) claim(now time.Time, worker string, held []frame.HeldLease) (lost []core.Token) {
-	tokens := make([]core.Token, 0, len(held))
-	for _, h := range held {
+// claim takes a worker's answer to Owned: leases that the engine does not know are inherited, or lost; those that were handed over as the
+// worker's, and that it does not name, go back. Unlike at the beginning of a session, what was granted here and is not named is not given back:
+// it may have been granted while the answer was on its way.
+func (l *Loop) claim(now time.Time, worker string, hello *frame.Hello) (lost []core.Token) {
+	var tokens []core.Token
+	for _, h := range hello.Held {
 		if l.owns(h.Token) {
 			tokens = append(tokens, h.Token)
 		}
 	}
-	if len(tokens) == 0 {
-		return nil
+	if len(tokens) > 0 {
+		unknown := map[core.Token]bool{}
+		_, gone := l.engine.Renew(now, worker, tokens)
+		for _, t := range gone {
+			unknown[t] = true
+		}
+		lost = l.inherit(now, worker, hello.Held, unknown)
 	}
-	unknown := map[core.Token]bool{}
-	_, gone := l.engine.Renew(now, worker, tokens)
-	for _, t := range gone {
-		unknown[t] = true
+	if a := hello.Answers; a != nil && len(a.Shards) == len(a.Epochs) {
+		for i, shard := range a.Shards {
+			if epoch, owned := l.shards[shard]; owned && epoch == a.Epochs[i] {
+				l.engine.Answered(now, worker, shard, epoch)
+			}
+		}
 	}
-	return l.inherit(now, worker, held, unknown)
+	return lost
 }
 
 func (l *Loop) owns(t core.Token) bool {

@@ -7,12 +7,9 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/spillway/spillway/pkg/envelope"
 	"github.com/spillway/spillway/pkg/kafka"
-	"github.com/spillway/spillway/pkg/kafka/produce"
 	group "github.com/spillway/spillway/pkg/kafka/shard"
 	"github.com/spillway/spillway/pkg/offsets"
 	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
@@ -24,10 +21,11 @@ import (
 // attachTogether bounds how many shards read their history at the same time.
 const attachTogether = 4
 
-// settleIn lets go of shards that went to others, resumes those that came back and attaches the new ones.
-func (o *Owner) settleIn(ctx context.Context, g *group.Generation) error {
+// settleIn lets go of shards that went to others, keeps those that came back and attaches the new ones. Those in later are better left alone for
+// now: their owner may be about to come back to them.
+func (o *Owner) settleIn(ctx context.Context, g *group.Generation) (later []int, err error) {
 	if err := o.forgetting.take(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	defer o.forgetting.give()
 	var fresh []int
@@ -38,7 +36,7 @@ func (o *Owner) settleIn(ctx context.Context, g *group.Generation) error {
 		if keep {
 			fenced, err := s.foreign(ctx, o.deps.Kafka, o.cfg.Topics.Outcomes(), o.cfg.Replica)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			keep = !fenced
 		}
@@ -56,17 +54,22 @@ func (o *Owner) settleIn(ctx context.Context, g *group.Generation) error {
 			fresh = append(fresh, id)
 		}
 	}
-	return o.attach(ctx, g, fresh)
+	return o.attach(ctx, g, fresh, time.Now().Before(o.patience))
 }
 
-// attach takes shards: fence, commits, ends, history, then the engine.
-func (o *Owner) attach(ctx context.Context, g *group.Generation, ids []int) error {
+// attach takes shards: commits, ends, fence, history, then the engine. A patient owner leaves those that were not handed over for later.
+func (o *Owner) attach(ctx context.Context, g *group.Generation, ids []int, patient bool) (later []int, err error) {
 	if len(ids) == 0 {
-		return nil
+		return nil, nil
 	}
 	positions, ends, err := o.positions(ctx, g, ids)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	if patient {
+		handed := func(id int) bool { return positions[partition{o.cfg.Topics.Outcomes(), id}].Meta.Drained }
+		later = slices.DeleteFunc(slices.Clone(ids), handed)
+		ids = slices.DeleteFunc(slices.Clone(ids), func(id int) bool { return !handed(id) })
 	}
 	attached := make([]*owned, len(ids))
 	var work errgroup.Group
@@ -78,15 +81,20 @@ func (o *Owner) attach(ctx context.Context, g *group.Generation, ids []int) erro
 		})
 	}
 	if err := work.Wait(); err != nil {
-		return err
+		return nil, err
 	}
+	inherited := 0
 	o.deps.Engine.Do(func(now time.Time, e *core.Engine) {
 		for _, s := range attached {
 			e.Attach(now, s.id, s.epoch)
 			for _, o := range s.recent {
 				e.Remember(now, s.id, o.source, o.id, o.digest, o.at)
 			}
-			s.recent = nil
+			inherited += len(s.inherited)
+			for _, h := range s.inherited {
+				e.Expect(now, h)
+			}
+			s.recent, s.inherited = nil, nil
 			for number, w := range s.spill {
 				if owner, taken := s.lanes.Owner(number); taken {
 					e.Lane(now, core.LaneState{Shard: s.id, Source: owner.Source, Type: owner.Type, BacklogJobs: w.end - w.tracker.Next()})
@@ -99,8 +107,8 @@ func (o *Owner) attach(ctx context.Context, g *group.Generation, ids []int) erro
 		o.shards[s.id] = s
 	}
 	o.mu.Unlock()
-	o.deps.Log.Info("shards taken", "shards", ids, "generation", g.ID())
-	return nil
+	o.deps.Log.Info("shards taken", "shards", ids, "generation", g.ID(), "leases_inherited", inherited)
+	return later, nil
 }
 
 type partition struct {
@@ -145,14 +153,7 @@ func (o *Owner) positions(ctx context.Context, g *group.Generation, ids []int) (
 // take fences one shard and reads its history.
 func (o *Owner) take(ctx context.Context, g *group.Generation, id int, positions map[partition]offsets.Position, ends map[partition]kafka.Range) (*owned, error) {
 	topic, now := o.cfg.Topics.Outcomes(), time.Now()
-	value, err := proto.Marshal(&logv1.JobEvent{Event: &logv1.JobEvent_Fence{Fence: &logv1.OwnerFence{Replica: o.cfg.Replica, At: timestamppb.New(now)}}})
-	if err != nil {
-		return nil, err
-	}
-	fence, err := o.deps.Records.Produce(ctx, produce.Record{Topic: topic, Partition: id, Value: value, Headers: []kafka.Header{
-		{Key: envelope.HeaderVersion, Value: []byte(envelope.Version)},
-		{Key: envelope.HeaderMAC, Value: envelope.MAC(o.cfg.MACKey, topic, value, nil)},
-	}})
+	fence, err := o.append(ctx, id, &logv1.JobEvent{Event: &logv1.JobEvent_Fence{Fence: &logv1.OwnerFence{Replica: o.cfg.Replica, At: timestamppb.New(now)}}})
 	if err != nil {
 		return nil, fmt.Errorf("fence of shard %d: %w", id, err)
 	}
@@ -168,9 +169,6 @@ func (o *Owner) take(ctx context.Context, g *group.Generation, id int, positions
 	}
 	if counts.Fence > 0 {
 		s.events.fenced(counts.Fence)
-	}
-	if !committed.Meta.Drained {
-		s.quarantine = now.Add(Quarantine)
 	}
 	for p := range core.Priorities {
 		s.priorities[p] = o.newWindow(s, o.cfg.Topics.Jobs(core.Priority(p).String()), core.Topic(p), id, positions, ends)
@@ -193,6 +191,7 @@ func (o *Owner) take(ctx context.Context, g *group.Generation, id int, positions
 	if err != nil {
 		return nil, err
 	}
+	s.inherit(committed.Meta.Drained, o.cfg.Topics.Prefix, now)
 	if forged > 0 {
 		o.deps.Log.Error("events in outcomes that no scheduler of this installation has written were ignored", "shard", id, "events", forged)
 	}

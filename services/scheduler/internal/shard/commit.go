@@ -56,9 +56,9 @@ func (o *Owner) keepCommitted(ctx context.Context) {
 	}
 }
 
-// commitAll commits every window that has changed, and the positions in outcomes. drained says whether nothing of a shard can be running; nil: it
-// can.
-func (o *Owner) commitAll(ctx context.Context, drained func(*owned) bool) error {
+// commitAll commits every window that has changed, and the positions in outcomes. drained says whether the commit at low says that a shard
+// was handed over; nil: it was not.
+func (o *Owner) commitAll(ctx context.Context, drained func(s *owned, low int64) bool) error {
 	shards := o.all()
 	var windows []*Window
 	for _, s := range shards {
@@ -80,7 +80,7 @@ func (o *Owner) commitAll(ctx context.Context, drained func(*owned) bool) error 
 		s.mu.Lock()
 		low, counts := s.events.low(), s.events.account().String()
 		s.mu.Unlock()
-		text, err := offsets.Metadata{Drained: drained != nil && drained(s), Counts: counts}.Encode()
+		text, err := offsets.Metadata{Drained: drained != nil && drained(s, low), Counts: counts}.Encode()
 		if err != nil {
 			return err
 		}

@@ -37,14 +37,14 @@ type world struct {
 	t         *testing.T
 	broker    *kafkatest.Broker
 	client    *kafka.Client
-	busy      map[int32]bool // what Idle denies
+	held      map[int32][]core.Held // what HandOver names
 	trimEvery time.Duration
 }
 
 func bubble(t *testing.T, f func(t *testing.T, w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, broker: kafkatest.Start(t), busy: map[int32]bool{}}
+		w := &world{t: t, broker: kafkatest.Start(t), held: map[int32][]core.Held{}}
 		w.broker.Install(t, kafka.Layout{Topics: topics, Shards: shards, Lanes: lanes, Durability: kafka.Single})
 		w.client = w.broker.Client(t, "test", topics.All()...)
 		f(t, w)
@@ -104,7 +104,7 @@ func (w *world) own(name string) *replica {
 	records := produce.New(client, produce.Config{Deadline: 10 * time.Second, Gate: func() error { return r.MayProduce() }})
 	r.Owner = New(Config{Topics: topics, Name: name, Replica: name + "-1", MACKey: macKey, TrimEvery: w.trimEvery}, Deps{
 		Log: slog.New(slog.DiscardHandler), Kafka: client, Records: records, Engine: &lockedEngine{engine: core.New(core.Config{})}, Inputs: r,
-		Idle: func(shard int32) bool { return !w.busy[shard] }, Changed: func() {},
+		HandOver: func([]int32) map[int32][]core.Held { return w.held }, Changed: func() {},
 	})
 	below, end := context.WithCancel(context.Background())
 	above, cancel := context.WithCancel(below)

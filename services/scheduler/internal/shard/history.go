@@ -145,6 +145,11 @@ func (s *owned) past(event *logv1.JobEvent, offset, fence int64, needed bool) {
 			return
 		}
 		s.events.add(offset, outcome)
+	case *logv1.JobEvent_Handover:
+		if needed && event.GetEpoch() >= fence {
+			s.legacy.take(s.id, event.GetEpoch(), e.Handover)
+		}
+		return
 	default:
 		return
 	}

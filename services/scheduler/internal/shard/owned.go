@@ -17,7 +17,7 @@ type owned struct {
 	shards int // P
 	epoch  int64
 	since  time.Time // when it was taken
-	// quarantine is until when records that the former owner may have granted are not granted again; zero when it drained.
+	// quarantine is until when records below Window.quarantined are not granted, because a former owner may have granted them.
 	quarantine time.Time
 	priorities [core.Priorities]*Window
 	spill      []*Window // by lane number
@@ -29,13 +29,16 @@ type owned struct {
 	outcomes kafka.Commit
 
 	// mu guards all below, and the windows.
-	mu      sync.Mutex
-	lanes   *lane.Table
-	events  events
-	ours    int64                    // every record of outcomes from epoch to here is this owner's
-	byJob   map[core.JobID][]int64   // events by job, until its record is complete
-	history map[core.JobID]core.Past // nil once nobody can ask any more
-	recent  []outcomeOf              // settled by former owners; nil once the engine has them
+	mu        sync.Mutex
+	lanes     *lane.Table
+	events    events
+	handover  handover
+	ours      int64                    // every record of outcomes from epoch to here is this owner's
+	byJob     map[core.JobID][]int64   // events by job, until its record is complete
+	history   map[core.JobID]core.Past // nil once nobody can ask any more
+	recent    []outcomeOf              // settled by former owners; nil once the engine has them
+	legacy    legacy                   // while the history is read
+	inherited []core.Held              // leases of former owners; nil once the engine has them
 }
 
 // windows are the shard's partitions, priorities first.
@@ -44,11 +47,9 @@ func (s *owned) windows() []*Window {
 	return append(append(all, s.priorities[:]...), s.spill...)
 }
 
-// quarantined reports whether the shard has jobs that a former owner may have granted, and that may still run somewhere.
-func (s *owned) quarantined(now time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return now.Before(s.quarantine) && slices.ContainsFunc(s.windows(), func(w *Window) bool { return w.tracker.Low() < w.takeover })
+// inQuarantine reports whether the shard has jobs that a former owner may have granted, and that may still run somewhere. s.mu is held.
+func (s *owned) inQuarantine(now time.Time) bool {
+	return now.Before(s.quarantine) && slices.ContainsFunc(s.windows(), func(w *Window) bool { return w.tracker.Low() < w.quarantined })
 }
 
 // window is the partition of a home.

@@ -15,13 +15,18 @@ import (
 	"github.com/spillway/spillway/services/scheduler/internal/core"
 )
 
-// Quarantine is how long a record that a former owner may have granted waits before it is granted again: the lease's TTL of 20 s,
-// what the former owner may have renewed it for after its last heartbeat, and a margin (architecture §6).
+// Quarantine is how long a record that a former owner may have granted waits before it is granted again: what the former owner may have renewed
+// leases for after its last heartbeat, and their TTL of 20 s. A takeover may follow that heartbeat at once, when others join or the coordinator
+// has lost its memory of the group: so the time that a session lasts is not counted on (docs/adr/0006-suspension-and-quarantine.md).
 const Quarantine = 29 * time.Second
 
-// Suspended is how long a replica without a generation keeps its shards after its last heartbeat, and renews their leases: longer than a broker's
-// failover (H34). Quarantine is as long as it is because of it.
-const Suspended = 15 * time.Second
+// Suspended is how long after its last heartbeat a replica renews leases: with the 16 s of a handler's context, and a renewal every 5 s, no running
+// job is cancelled by a broker that is back within 20 s (H34). Its shards it keeps for as long as nobody else has fenced them.
+const Suspended = 9 * time.Second
+
+// rejoin is how long a replica that has lost the coordinator leaves shards alone that others had, when it comes back: they have lost it, too, and
+// come back to their shards, if they can, within the group's RebalanceTimeout and a pause between two attempts to join.
+const rejoin = group.RebalanceTimeout + time.Second
 
 // Config is what the owner needs to know of its installation.
 type Config struct {
@@ -40,8 +45,8 @@ type Deps struct {
 	Records Records
 	Engine  Engine
 	Inputs  Inputs
-	// Idle reports whether nothing of a shard is running, for the final commit.
-	Idle func(shard int32) bool
+	// HandOver ends, in one step, all that is done here for the shards' leases, and names those that are left. See dispatch.Loop.
+	HandOver func(shards []int32) map[int32][]core.Held
 	// Changed is called when the owned shards or their epochs have changed.
 	Changed func()
 }
@@ -61,7 +66,10 @@ type Owner struct {
 	shards map[int32]*owned
 	gen    *group.Generation // nil: suspended
 	life   context.Context   // of gen
-	open   bool              // all shards of the generation are attached
+	open   bool              // the shards of the generation are attached
+	alive  time.Time         // the last heartbeat that the broker confirmed, before gen
+
+	patience time.Time // until then shards that others may come back to are left alone. Only Run's goroutine uses it.
 }
 
 // New returns an owner of nothing.
@@ -75,41 +83,18 @@ func New(cfg Config, deps Deps) *Owner {
 // Run joins the group and owns what it is given of the installation's shards, until ctx ends.
 func (o *Owner) Run(ctx context.Context, shards int) error {
 	o.total = shards
-	var suspension *time.Timer // runs from the end of a generation to the beginning of the next
-	var alive time.Time        // the last heartbeat that the broker confirmed
-	err := group.Run(ctx, group.Config{
+	lost := false // the generation before did not end in order
+	return group.Run(ctx, group.Config{
 		Client: o.deps.Kafka, Topics: o.cfg.Topics, Shards: shards, Replica: o.cfg.Name, Log: o.deps.Log,
 	}, func(generation context.Context, g *group.Generation) error {
-		if suspension != nil {
-			suspension.Stop()
+		if lost {
+			o.patience = time.Now().Add(rejoin)
 		}
 		err := o.own(generation, ctx, g)
-		if g.Heartbeat().After(alive) {
-			alive = g.Heartbeat()
-		}
-		suspension = time.AfterFunc(time.Until(alive.Add(Suspended)), func() { o.abandon(ctx) })
+		cause := context.Cause(generation)
+		lost = cause != nil && ctx.Err() == nil && !errors.Is(cause, group.ErrRebalance)
 		return err
 	})
-	if suspension != nil {
-		suspension.Stop()
-	}
-	return err
-}
-
-// abandon ends a suspension: the shards are forgotten, so that nobody renews leases that the next owner is about to grant again. Workers keep
-// their results and announce what they run to that owner, be it this replica.
-func (o *Owner) abandon(ctx context.Context) {
-	if o.forgetting.take(ctx) != nil {
-		return
-	}
-	defer o.forgetting.give()
-	if o.current() != nil || ctx.Err() != nil {
-		return // there is a generation again, or everything ends
-	}
-	if ids, _ := o.Shards(); len(ids) > 0 {
-		o.deps.Log.Warn("suspended for too long: the shards are forgotten until the group gives them back", "shards", ids)
-		o.forgetShards(ids)
-	}
 }
 
 // forgetShards detaches shards, after workers were told: what they report from then on is not refused, they keep it for the next owner.
@@ -134,17 +119,17 @@ func (o *Owner) forgetShards(ids []int32) {
 func (o *Owner) own(ctx, service context.Context, g *group.Generation) error {
 	defer func() {
 		o.mu.Lock()
+		if t := g.Heartbeat(); t.After(o.alive) {
+			o.alive = t
+		}
 		o.gen, o.life, o.open = nil, nil, false
 		o.mu.Unlock()
 	}()
-	if err := o.settleIn(ctx, g); err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
-		return err
+	later, err := o.settleIn(ctx, g)
+	if err == nil {
+		err = o.begin(ctx)
 	}
-	// A commit that says drained must not outlive the first grant: whoever takes over from us would grant again what is running.
-	if err := o.commitAll(ctx, nil); err != nil {
+	if err != nil {
 		if ctx.Err() != nil || errors.Is(err, kafka.ErrFenced) {
 			return nil
 		}
@@ -153,53 +138,105 @@ func (o *Owner) own(ctx, service context.Context, g *group.Generation) error {
 	o.mu.Lock()
 	o.open = true
 	o.mu.Unlock()
-	o.deps.Changed()
+	err = o.work(ctx, g, later)
+	o.mu.Lock()
+	o.open = false // nothing is granted from here on
+	o.mu.Unlock()
+	// While members come and go commits are still accepted; when the coordinator is lost or has fenced us they are not.
+	if cause := context.Cause(ctx); cause == nil || service.Err() != nil || errors.Is(cause, group.ErrRebalance) {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*handoverRounds*partWithin)
+		o.giveUp(last)
+		cancel()
+	}
+	if service.Err() != nil {
+		ids, _ := o.Shards()
+		o.forgetShards(ids) // or leases would be renewed after the group was left
+	}
+	return err
+}
 
+// begin takes commits back that say drained, and then goes on with what was handed over and came back: such a commit must not outlive the first
+// grant, or whoever takes over from us would grant again what is running.
+func (o *Owner) begin(ctx context.Context) error {
+	if err := o.commitAll(ctx, nil); err != nil {
+		return err
+	}
+	o.resume()
+	o.deps.Changed()
+	return nil
+}
+
+// work runs the inputs of all shards, commits, and takes the shards that were left for later, until ctx ends or an input fails.
+func (o *Owner) work(ctx context.Context, g *group.Generation, later []int) error {
 	inputs, stop := context.WithCancel(ctx)
 	defer stop()
 	var running sync.WaitGroup
 	failed := make(chan error, 1)
+	fail := func(err error) {
+		if inputs.Err() != nil {
+			return
+		}
+		select {
+		case failed <- err:
+		default:
+		}
+	}
 	start := func(read func(context.Context, *Window) error, w *Window) {
 		running.Go(func() {
-			if err := read(inputs, w); err != nil && inputs.Err() == nil {
-				select {
-				case failed <- fmt.Errorf("reading %s/%d: %w", w.Topic, w.Partition, err):
-				default:
-				}
+			if err := read(inputs, w); err != nil {
+				fail(fmt.Errorf("reading %s/%d: %w", w.Topic, w.Partition, err))
 			}
 		})
 	}
-	for _, s := range o.all() {
-		for _, w := range s.priorities {
-			start(o.deps.Inputs.ReadPriority, w)
-		}
-		for _, w := range s.spill {
-			start(o.deps.Inputs.ReadLane, w)
+	startAll := func(shards []*owned) {
+		for _, s := range shards {
+			for _, w := range s.priorities {
+				start(o.deps.Inputs.ReadPriority, w)
+			}
+			for _, w := range s.spill {
+				start(o.deps.Inputs.ReadLane, w)
+			}
 		}
 	}
+	startAll(o.all())
 	running.Go(func() { o.keepCommitted(inputs) })
 	running.Go(func() { o.watchLanes(inputs) })
+	if len(later) > 0 {
+		o.deps.Log.Info("shards of replicas that may come back are left alone for a while", "shards", later, "until", o.patience)
+		running.Go(func() {
+			select {
+			case <-inputs.Done():
+				return
+			case <-time.After(time.Until(o.patience)):
+			}
+			had := o.all()
+			if err := o.takeLater(inputs, g, later); err != nil {
+				fail(err)
+				return
+			}
+			startAll(slices.DeleteFunc(o.all(), func(s *owned) bool { return slices.Contains(had, s) }))
+		})
+	}
 	var err error
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
-	o.mu.Lock()
-	o.open = false // nothing is granted from here on
-	o.mu.Unlock()
 	stop()
 	running.Wait()
-	final, cancel := context.WithTimeout(context.WithoutCancel(ctx), group.DrainTime/2)
-	defer cancel()
-	var drained func(*owned) bool
-	if service.Err() != nil {
-		now := time.Now()
-		drained = func(s *owned) bool { return !s.quarantined(now) && o.deps.Idle(s.id) }
-	}
-	if cerr := o.commitAll(final, drained); cerr != nil && !errors.Is(cerr, kafka.ErrFenced) {
-		o.deps.Log.Warn("final commit failed: what was done since the last one may run again", "error", cerr)
-	}
 	return err
+}
+
+// takeLater takes shards whose owners have not come back.
+func (o *Owner) takeLater(ctx context.Context, g *group.Generation, ids []int) error {
+	if err := o.forgetting.take(ctx); err != nil {
+		return err
+	}
+	defer o.forgetting.give()
+	if _, err := o.attach(ctx, g, ids, false); err != nil {
+		return err
+	}
+	return o.begin(ctx)
 }
 
 // Open reports whether jobs may be granted as far as ownership goes: every shard is attached and the broker has confirmed the
@@ -208,6 +245,18 @@ func (o *Owner) Open(now time.Time) bool {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
 	return o.open && o.gen.Alive(now)
+}
+
+// Renews reports whether leases may be renewed: the broker has confirmed a heartbeat within Suspended, be it of a generation that is over. It
+// goes by the clock and not by a timer: a process that was stopped finds out before it renews anything.
+func (o *Owner) Renews(now time.Time) bool {
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	alive := o.alive
+	if o.gen != nil && o.gen.Heartbeat().After(alive) {
+		alive = o.gen.Heartbeat()
+	}
+	return now.Sub(alive) <= Suspended
 }
 
 // MayProduce is nil while records may be written under this replica's epochs; the log's client asks before each request.
@@ -231,6 +280,19 @@ func (o *Owner) Shards() (ids []int32, epochs []int64) {
 		ids, epochs = append(ids, s.id), append(epochs, s.epoch)
 	}
 	return ids, epochs
+}
+
+// Epochs returns the shards whose leases this replica renews and settles, with their epochs: those that are owned and not handed over.
+func (o *Owner) Epochs() map[int32]int64 {
+	epochs := make(map[int32]int64)
+	for _, s := range o.all() {
+		s.mu.Lock()
+		if !s.handover.over {
+			epochs[s.id] = s.epoch
+		}
+		s.mu.Unlock()
+	}
+	return epochs
 }
 
 // Epoch returns the epoch under which this replica owns the shard. See settle.Homes.

@@ -30,14 +30,16 @@ type Window struct {
 	// putBack are records in flight that nobody works on: they are read again when the partition is.
 	putBack map[int64]bool
 	room    chan struct{} // 1 deep; Full readers wait for it
-	// takeover is the offset after the last record at the moment the shard was taken; records below it may have been granted before.
+	// takeover is the offset after the last record at the moment the shard was taken: former owners may have written about records below it.
 	takeover int64
-	end      int64 // the partition's next offset, as last seen
-	coming   int   // copies on their way to this lane
-	dirty    int   // changes of the lane's owner that are not committed
-	strays   bool  // a free or common lane holds records
-	spilled  bool  // of the common lane: jobs were copied to it since it was drained last
-	bytes    int   // mean size of a record, as read; 0: none was
+	// quarantined is the offset below which records may have been granted by a former owner; see owned.quarantine.
+	quarantined int64
+	end         int64 // the partition's next offset, as last seen
+	coming      int   // copies on their way to this lane
+	dirty       int   // changes of the lane's owner that are not committed
+	strays      bool  // a free or common lane holds records
+	spilled     bool  // of the common lane: jobs were copied to it since it was drained last
+	bytes       int   // mean size of a record, as read; 0: none was
 	// crowdedBelow, if not 0, is up to where all must be complete for a commit to hold what is complete above.
 	crowdedBelow int64
 	trimmed      int64 // the log was asked to forget what is below, since the shard was taken
@@ -116,7 +118,7 @@ func (w *Window) History(id core.JobID, offset int64) core.Past {
 	w.owned.mu.Lock()
 	defer w.owned.mu.Unlock()
 	past := w.owned.history[id]
-	if offset < w.takeover {
+	if offset < w.quarantined {
 		past.Quarantine = w.owned.quarantine
 	}
 	return past

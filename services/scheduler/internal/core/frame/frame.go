@@ -36,11 +36,13 @@ type Hello struct {
 	Worker  core.Worker
 	Version string // for people
 	Held    []HeldLease
+	Answers *Owned // what it answers: the worker holds no other lease of these shards; nil in the first frame
 }
 
 // HeldLease is a lease that a worker says it holds: its handler runs, or its result is not settled yet.
 type HeldLease struct {
 	JobID     core.JobID
+	Source    string
 	Token     core.Token
 	StartedAt time.Time
 }
