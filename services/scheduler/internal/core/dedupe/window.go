@@ -8,9 +8,10 @@ type ID = [16]byte
 
 // Window remembers ids, each up to a time, within a byte budget: the oldest give way. The zero value remembers none.
 type Window struct {
-	ids  map[ID]entry
-	ring []place // by time, from head
-	head int
+	ids map[ID]entry
+	// ring holds the ids by time, in blocks of equal size: from head in the first block to tail in the last. Growing moves nothing.
+	ring       []*block
+	head, tail int
 }
 
 type entry struct {
@@ -23,8 +24,13 @@ type place struct {
 	until int32
 }
 
-// entryBytes is what one remembered id costs: a map slot at the usual load, and its place in the ring.
-const entryBytes = 24*3/2 + 20
+// blockPlaces is how many ids a block of the ring holds: small enough for a source with a handful of keys.
+const blockPlaces = 64
+
+type block [blockPlaces]place
+
+// entryBytes is what one remembered id costs: a map slot at its usual load, and its place in the ring (TestEntryBytes).
+const entryBytes = 64
 
 // Add remembers id up to a time; it returns how many younger than their window had to give way.
 func (w *Window) Add(t time.Duration, id ID, digest uint32, upTo time.Duration, budget int) (evicted int64) {
@@ -34,10 +40,25 @@ func (w *Window) Add(t time.Duration, id ID, digest uint32, upTo time.Duration, 
 		w.ids = make(map[ID]entry)
 	}
 	w.ids[id] = entry{until: until, digest: digest}
-	w.ring = append(w.ring, place{id: id, until: until})
-	for len(w.ids)*entryBytes > budget {
+	if len(w.ring) == 0 || w.tail == blockPlaces {
+		w.ring, w.tail = append(w.ring, new(block)), 0
+	}
+	w.ring[len(w.ring)-1][w.tail] = place{id: id, until: until}
+	w.tail++
+	for w.Bytes() > budget {
 		w.pop()
 		evicted++
+	}
+	return evicted
+}
+
+// Bytes is what the window takes of memory.
+func (w *Window) Bytes() int { return len(w.ids) * entryBytes }
+
+// Evict has the oldest give way, so that at least so many bytes are free, and returns how many did.
+func (w *Window) Evict(bytes int) (evicted int64) {
+	for least := w.Bytes() - bytes; w.Bytes() > max(0, least); evicted++ {
+		w.pop()
 	}
 	return evicted
 }
@@ -52,19 +73,29 @@ func (w *Window) Find(t time.Duration, id ID) (digest uint32, ok bool) {
 // after a window was shortened, ids stay up to the old one.
 func (w *Window) Expire(t time.Duration) {
 	now := int32(t / time.Second)
-	for w.head < len(w.ring) && w.ring[w.head].until < now {
+	for len(w.ring) > 0 && w.ring[0][w.head].until < now {
 		w.pop()
 	}
 }
 
+// pop forgets the oldest. The ring is not empty.
 func (w *Window) pop() {
-	first := w.ring[w.head]
+	first := w.ring[0][w.head]
 	if v, ok := w.ids[first.id]; ok && v.until == first.until {
 		delete(w.ids, first.id)
 	}
 	w.head++
-	if w.head > 64 && w.head*2 > len(w.ring) { // amortised: each copy moves at most as many as were dropped
-		w.ring = w.ring[:copy(w.ring, w.ring[w.head:])]
-		w.head = 0
+	if len(w.ring) == 1 && w.head == w.tail {
+		w.ring, w.head, w.tail = nil, 0, 0
+		return
 	}
+	if w.head == blockPlaces {
+		w.ring[0] = nil
+		w.ring, w.head = w.ring[1:], 0
+	}
+}
+
+// places is how many ids the ring holds, those that were told again twice.
+func (w *Window) places() int {
+	return len(w.ring)*blockPlaces - w.head - (blockPlaces-w.tail)*min(1, len(w.ring))
 }

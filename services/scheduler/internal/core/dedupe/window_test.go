@@ -2,6 +2,7 @@ package dedupe
 
 import (
 	"encoding/binary"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -27,8 +28,12 @@ func TestWindow(t *testing.T) {
 			}
 		}
 	}
-	if len(w.ids) > 102 || len(w.ring)-w.head > 102 {
-		t.Errorf("%d ids, %d places kept", len(w.ids), len(w.ring)-w.head)
+	if len(w.ids) > 102 || w.places() > 102 {
+		t.Errorf("%d ids, %d places kept", len(w.ids), w.places())
+	}
+	w.Expire(20_000 * time.Second)
+	if len(w.ids) != 0 || w.places() != 0 {
+		t.Errorf("%d ids, %d places kept past their time", len(w.ids), w.places())
 	}
 }
 
@@ -60,5 +65,45 @@ func TestAgain(t *testing.T) {
 	w.Expire(12 * time.Second)
 	if _, ok := w.Find(14*time.Second, id(1)); !ok {
 		t.Error("its first place took it along")
+	}
+}
+
+// TestEvict: others' needs take the oldest, too, and never more than there is.
+func TestEvict(t *testing.T) {
+	var w Window
+	for n := range 1000 {
+		w.Add(0, id(n), 0, time.Hour, 1<<20)
+	}
+	if n := w.Evict(300*entryBytes - 1); n != 300 || w.Bytes() != 700*entryBytes {
+		t.Errorf("%d gave way, %d bytes are left", n, w.Bytes())
+	}
+	if _, ok := w.Find(0, id(299)); ok {
+		t.Error("the oldest does not give way first")
+	}
+	if n := w.Evict(1 << 30); n != 700 || w.Bytes() != 0 {
+		t.Errorf("%d gave way, %d bytes are left", n, w.Bytes())
+	}
+}
+
+// TestEntryBytes: the budget is in bytes that the process has, within a fifth, at whatever number of ids.
+func TestEntryBytes(t *testing.T) {
+	for _, n := range []int{50_000, 100_000, 170_000, 300_000} {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		w := new(Window)
+		for i := range n {
+			x := id(i)
+			binary.BigEndian.PutUint64(x[:], uint64(i)*0x9e3779b97f4a7c15)
+			w.Add(0, x, 0, time.Hour, 1<<30)
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		if got := float64(after.HeapAlloc-before.HeapAlloc) / float64(n); got > entryBytes*1.2 {
+			t.Errorf("%d ids: %.1f bytes each, counted are %d", n, got, entryBytes)
+		} else {
+			t.Logf("%d ids: %.1f bytes each", n, got)
+		}
+		runtime.KeepAlive(w)
 	}
 }
