@@ -235,7 +235,9 @@ func TestBroker(t *testing.T) {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
-	if !slices.ContainsFunc(kafka.Volumes, func(v types.ServiceVolumeConfig) bool { return v.Target == value(kafka, "KAFKA_LOG_DIRS") && !v.ReadOnly }) {
+	if !slices.ContainsFunc(kafka.Volumes, func(v types.ServiceVolumeConfig) bool {
+		return v.Target == value(kafka, "KAFKA_LOG_DIRS") && !v.ReadOnly
+	}) {
 		t.Error("the logs are not in a volume: a new container would begin with nothing")
 	}
 	advertised, _, _ := strings.Cut(strings.TrimPrefix(value(kafka, "KAFKA_ADVERTISED_LISTENERS"), "PLAINTEXT://"), ",")
@@ -292,7 +294,9 @@ func TestAddresses(t *testing.T) {
 			t.Errorf("cli looks for %s at %q, it listens on %q", name, got, listen)
 		}
 		path, isUnix := strings.CutPrefix(listen, "unix:")
-		if !isUnix || !slices.ContainsFunc(s.Volumes, func(v types.ServiceVolumeConfig) bool { return v.Source == "sockets" && strings.HasPrefix(path, v.Target+"/") }) {
+		if !isUnix || !slices.ContainsFunc(s.Volumes, func(v types.ServiceVolumeConfig) bool {
+			return v.Source == "sockets" && strings.HasPrefix(path, v.Target+"/")
+		}) {
 			t.Errorf("%s listens on %q, which is not in the volume of sockets: other containers do not reach it", name, listen)
 		}
 		if admin := value(s, "SPILLWAY_ADMIN_LISTEN"); !strings.HasPrefix(admin, "127.0.0.1:") {
