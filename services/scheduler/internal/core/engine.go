@@ -16,7 +16,6 @@ type Config struct {
 	Seed        uint64        // of the backoff's jitter and the choice of workers
 	Memory      int           // bytes of queued jobs in all; 0 = 64 MiB
 	Remembered  int           // bytes of remembered ids of all shards and sources, 2 min of 10,000 jobs a second; 0 = 80 MiB
-	Remembered  int           // bytes of remembered ids of all shards and sources, 2 min of 10,000 jobs a second; 0 = 80 MiB
 	DedupeBytes int           // of remembered ids that callers chose, per source; 0 = 4 MiB
 	TTL         time.Duration // of a lease; 0 = 20 s
 	Reserve     float64       // the part of others' need that is never lent; 0 = 0.7
@@ -65,7 +64,6 @@ type Engine struct {
 	toRead           []LaneRead
 	evicted          int64              // ids that gave way before their window was over
 	told             int                // ids remembered since evict looked
-	told             int                // ids remembered since evict looked
 	marked           map[*pair]struct{} // whole, or with strands that spill
 	marks            bool               // Spilling changed
 
@@ -89,9 +87,6 @@ type shard struct {
 func New(cfg Config) *Engine {
 	if cfg.Memory <= 0 {
 		cfg.Memory = 64 << 20
-	}
-	if cfg.Remembered <= 0 {
-		cfg.Remembered = 80 << 20
 	}
 	if cfg.Remembered <= 0 {
 		cfg.Remembered = 80 << 20
