@@ -10,6 +10,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 
@@ -21,6 +22,14 @@ const (
 	// MinTime of 10 s allows it.
 	pingEvery   = 20 * time.Second
 	pingTimeout = 5 * time.Second
+
+	// A server that is away is tried again after firstTry, then after ever longer
+	// pauses up to lastTry: a restart takes less than a second, and gRPC's own
+	// 2 minutes would make an outage that much longer for some callers.
+	// connectLimit is for one try: a host that does not answer.
+	firstTry     = 100 * time.Millisecond
+	lastTry      = 5 * time.Second
+	connectLimit = 5 * time.Second
 
 	// maxReply bounds what a client accepts in one message: twice what the
 	// largest server sends.
@@ -57,6 +66,9 @@ func Dial(target string, cfg DialConfig) (*grpc.ClientConn, error) {
 	opts := []grpc.DialOption{
 		grpc.WithTransportCredentials(localCredentials{}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingTimeout, PermitWithoutStream: true}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{BaseDelay: firstTry, Multiplier: 1.6, Jitter: 0.2, MaxDelay: lastTry}, MinConnectTimeout: connectLimit,
+		}),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply)),

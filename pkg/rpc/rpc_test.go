@@ -98,6 +98,14 @@ type world struct {
 func serve(t *testing.T, change func(*rpc.Config)) *world {
 	t.Helper()
 	w := &world{T: t, net: rpctest.NewNetwork(), signer: signer(t), log: new(strings.Builder)}
+	w.begin(change)
+	return w
+}
+
+// begin starts the server, also again after stop, as a process that was restarted.
+func (w *world) begin(change func(*rpc.Config)) {
+	t := w.T
+	t.Helper()
 	cfg := rpc.Config{
 		Listener: w.net.Listen("server:1"), Verifier: verifier(t, w.signer), Roles: roles,
 		Log: slog.New(slog.NewTextHandler(w.log, nil)),
@@ -114,7 +122,6 @@ func serve(t *testing.T, change func(*rpc.Config)) *world {
 	done := make(chan error, 1)
 	go func() { done <- server.Run(ctx) }()
 	w.stop = func() error { cancel(); return <-done }
-	return w
 }
 
 func (w *world) dial(cfg rpc.DialConfig) *grpc.ClientConn {
