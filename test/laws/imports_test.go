@@ -96,6 +96,7 @@ var pkgEdges = map[string][]string{
 	"pkg/kafka":            {"pkg/config", "pkg/envelope"},
 	"pkg/kafka/kafkatest":  {"pkg/kafka"},
 	"pkg/kafka/produce":    {"pkg/kafka", "pkg/envelope"},
+	"pkg/kafka/rights":     {"pkg/kafka"},
 	"pkg/kafka/shard":      {"pkg/kafka", "pkg/offsets", "pkg/lifecycle"},
 	"pkg/lifecycle":        {},
 	"pkg/offsets":          {},

@@ -16,6 +16,7 @@ import (
 	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
 	"github.com/spillway/spillway/pkg/config"
 	"github.com/spillway/spillway/pkg/kafka"
+	"github.com/spillway/spillway/pkg/kafka/rights"
 	automationv1 "github.com/spillway/spillway/proto/gen/spillway/automation/v1"
 	"github.com/spillway/spillway/services/automation"
 )
@@ -84,7 +85,7 @@ func accessTo(target readyfile.File) (automation.Access, error) {
 	return automation.Access{
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		Kafka: func(clientID string) (*kafka.Client, error) {
-			return opener.Client(clientID, kafka.Topics{Prefix: target.Prefix}.All()...)
+			return opener.Client(clientID, rights.Topics(rights.Operator, kafka.Topics{Prefix: target.Prefix})...)
 		},
 		MACKey: key, Prefix: target.Prefix, Actor: "break-glass:" + name,
 	}, nil

@@ -15,6 +15,7 @@ import (
 	"github.com/spillway/spillway/cmd/spillway/internal/exit"
 	"github.com/spillway/spillway/pkg/config"
 	"github.com/spillway/spillway/pkg/kafka"
+	"github.com/spillway/spillway/pkg/kafka/rights"
 	"github.com/spillway/spillway/pkg/rpc"
 	"github.com/spillway/spillway/pkg/telemetry"
 	"github.com/spillway/spillway/pkg/telemetry/export"
@@ -138,7 +139,7 @@ func (s service) serve(ctx context.Context) (err error) {
 	p := parts{
 		macKey: macKey,
 		kafka: func(clientID string) (*kafka.Client, error) {
-			return opener.Client(clientID, kafka.Topics{Prefix: common.Prefix}.All()...)
+			return opener.Client(clientID, rights.Topics(rights.Role(s.name), kafka.Topics{Prefix: common.Prefix})...)
 		},
 		verifier: func(issuer func() string) (*rpc.Verifier, error) {
 			return rpc.NewVerifier(common.TokenKeys, issuer, time.Now())
