@@ -49,8 +49,8 @@ type generator struct {
 	fail    func(error)
 }
 
-// dial connects to all enqueue replicas as a user does to a name with several
-// addresses: calls go round, and one that is away is left out.
+// dial connects to enqueue replicas as a user does to a name with several addresses:
+// calls go round, and one that is away is left out.
 func dial(addresses []string, token string) (*client.Client, error) {
 	several := manual.NewBuilderWithScheme("enqueue")
 	state := resolver.State{}

@@ -31,9 +31,6 @@ type Config struct {
 	// Workers is how many worker processes there are at first, Slots how many jobs
 	// each runs at a time.
 	Workers, Slots int
-	// Clients is how many SDK clients the sources are divided over, each connected
-	// to all enqueue replicas.
-	Clients int
 	// Enqueue and Schedulers are addresses of replicas beside the dev's own.
 	Enqueue, Schedulers []string
 	// Kafka changes how the log is read, for clusters that need credentials.
@@ -95,8 +92,14 @@ func Begin(t testing.TB, d *product.Dev, cfg Config) *Run {
 			addresses = append(addresses, replica.GRPC)
 		}
 	}
-	for range max(cfg.Clients, 1) {
-		c, err := dial(addresses, f.Tokens.Service)
+	// The sources are divided over SDK clients: one knows all replicas, the others
+	// one each, so that their calls have to wait while it is away.
+	groups := [][]string{addresses}
+	for i := range addresses {
+		groups = append(groups, addresses[i:i+1])
+	}
+	for _, group := range groups {
+		c, err := dial(group, f.Tokens.Service)
 		if err != nil {
 			t.Fatal(err)
 		}

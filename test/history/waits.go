@@ -22,6 +22,8 @@ type Waits struct {
 	// came, and FlightJobs their number.
 	Flight     time.Duration
 	FlightJobs int
+	// Call is the longest time from the sending of a job to the answer OK.
+	Call time.Duration
 	// Gap is the longest time that a shard had no owner: from its handover, or the
 	// fault when there was none, to its fence. Shards is how many changed hands.
 	Gap    time.Duration
@@ -30,8 +32,9 @@ type Waits struct {
 	Worst string
 }
 
-// Waits measures the i-th fault, from it to the next one, but no longer than
-// recovery after its heal.
+// Waits measures the i-th fault: takeovers until the next one, but no longer than
+// recovery after its heal, and the jobs that came until then or had just come. A job
+// that waited through several faults is the first one's.
 func (o *Verdict) Waits(i int, recovery time.Duration) Waits {
 	f := o.view.faults[i]
 	end := o.view.end
@@ -71,9 +74,11 @@ func (o *Verdict) Waits(i int, recovery time.Duration) Waits {
 			}
 		}
 		due := j.invoke.Due
-		if first.start <= f.Mono || due > end || o.view.heldWithin(j.source, due, first.start) {
+		early := i > 0 && due < f.Mono-int64(o.rules.Jitter)
+		if first.start <= f.Mono || due > end || early || o.view.heldWithin(j.source, due, first.start) {
 			continue
 		}
+		w.Call = max(w.Call, time.Duration(j.answered-j.invoke.Mono))
 		wait := time.Duration(first.start - due)
 		if wait > worst {
 			worst = wait
