@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/consumer"
 	"github.com/segmentio/kafka-go/protocol/heartbeat"
+	"github.com/segmentio/kafka-go/protocol/joingroup"
+	"github.com/segmentio/kafka-go/protocol/syncgroup"
 )
 
 // Member is a group member in one generation; the broker accepts its commits
@@ -100,9 +104,149 @@ func (c *Client) Committed(ctx context.Context, group, topic string, partitions 
 	return found, nil
 }
 
+// protocolType is what brokers understand of a group beside its name: the topics
+// of such a group's members are read, and commits in them do not expire.
+const protocolType = "consumer"
+
+// Join is what a member of a group says of itself.
+type Join struct {
+	Group string
+	// ID is the member's id, which the coordinator gives: empty at first.
+	ID string
+	// Protocol names the rule by which the leader will assign. All members
+	// must name the same.
+	Protocol string
+	// Topics are what the group reads: the coordinator lets its commits in them
+	// never expire.
+	Topics []string
+	// UserData is for the leader.
+	UserData []byte
+	// Session is how long the member may be silent, Rebalance how long a
+	// rebalance waits for it to join again.
+	Session, Rebalance time.Duration
+}
+
+// Joined is a member's place in the generation that is being formed.
+type Joined struct {
+	Member
+	// Leader: this member assigns, and Members are all members of the group.
+	Leader  bool
+	Members []Applicant
+}
+
+// Applicant is a member as the leader sees it.
+type Applicant struct {
+	ID       string
+	UserData []byte
+}
+
+// Assignment is what the leader gives to one member.
+type Assignment struct {
+	Partitions map[string][]int
+	UserData   []byte
+}
+
+// JoinGroup makes the member part of the next generation. The coordinator
+// answers when all members have joined, or left, or Rebalance has passed. The
+// member's id is in the answer even when the call failed, if it is known: joining
+// with it again makes no second member. An id that the coordinator does not know
+// (any more) is an error for which Fenced holds.
+func (c *Client) JoinGroup(ctx context.Context, join Join) (Joined, error) {
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	joined := Joined{Member: Member{Group: join.Group, ID: join.ID}}
+	subscription, err := protocol.Marshal(consumer.MaxVersionSupported, consumer.Subscription{
+		Version: consumer.MaxVersionSupported, Topics: join.Topics, UserData: join.UserData,
+	})
+	if err != nil {
+		return joined, fmt.Errorf("kafka: join %s: %w", join.Group, err)
+	}
+	for {
+		msg, err := c.transport.RoundTrip(ctx, c.client.Addr, &joingroup.Request{
+			GroupID:            join.Group,
+			SessionTimeoutMS:   int32(join.Session.Milliseconds()),
+			RebalanceTimeoutMS: int32(join.Rebalance.Milliseconds()),
+			MemberID:           joined.ID,
+			ProtocolType:       protocolType,
+			Protocols:          []joingroup.RequestProtocol{{Name: join.Protocol, Metadata: subscription}},
+		})
+		if err != nil {
+			return joined, groupError("join", join.Group, err)
+		}
+		res := msg.(*joingroup.Response)
+		if kafkago.Error(res.ErrorCode) == kafkago.MemberIDRequired && joined.ID == "" && res.MemberID != "" {
+			// It has given us an id and waits for us to come with it: so a
+			// join whose answer is lost leaves no member that nobody is.
+			joined.ID = res.MemberID
+			continue
+		}
+		if res.ErrorCode != 0 {
+			return joined, groupError("join", join.Group, kafkago.Error(res.ErrorCode))
+		}
+		joined.ID, joined.Generation = res.MemberID, res.GenerationID
+		joined.Leader = res.LeaderID == res.MemberID
+		for _, m := range res.Members {
+			var said consumer.Subscription
+			if err := protocol.Unmarshal(m.Metadata, consumer.MaxVersionSupported, &said); err != nil {
+				return joined, fmt.Errorf("kafka: join %s: member %s: %w", join.Group, m.MemberID, err)
+			}
+			joined.Members = append(joined.Members, Applicant{ID: m.MemberID, UserData: said.UserData})
+		}
+		return joined, nil
+	}
+}
+
+// SyncGroup returns what the member was assigned. The leader calls it with the
+// assignments of all members, by their id; the others with none, and wait for
+// the leader. It may be repeated.
+func (c *Client) SyncGroup(ctx context.Context, member Member, rule string, assignments map[string]Assignment) (Assignment, error) {
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	request := &syncgroup.Request{
+		GroupID: member.Group, GenerationID: member.Generation, MemberID: member.ID, ProtocolType: protocolType, ProtocolName: rule,
+	}
+	for id, a := range assignments {
+		assigned := consumer.Assignment{Version: consumer.MaxVersionSupported, UserData: a.UserData}
+		for topic, partitions := range a.Partitions {
+			list := make([]int32, len(partitions))
+			for i, p := range partitions {
+				list[i] = int32(p)
+			}
+			assigned.AssignedPartitions = append(assigned.AssignedPartitions, consumer.TopicPartition{Topic: topic, Partitions: list})
+		}
+		encoded, err := protocol.Marshal(consumer.MaxVersionSupported, assigned)
+		if err != nil {
+			return Assignment{}, fmt.Errorf("kafka: sync %s: %w", member.Group, err)
+		}
+		request.Assignments = append(request.Assignments, syncgroup.RequestAssignment{MemberID: id, Assignment: encoded})
+	}
+	msg, err := c.transport.RoundTrip(ctx, c.client.Addr, request)
+	if err != nil {
+		return Assignment{}, groupError("sync", member.Group, err)
+	}
+	res := msg.(*syncgroup.Response)
+	if res.ErrorCode != 0 {
+		return Assignment{}, groupError("sync", member.Group, kafkago.Error(res.ErrorCode))
+	}
+	ours := Assignment{Partitions: make(map[string][]int)}
+	if len(res.Assignments) == 0 { // a leader that has left us out
+		return ours, nil
+	}
+	var assigned consumer.Assignment
+	if err := protocol.Unmarshal(res.Assignments, consumer.MaxVersionSupported, &assigned); err != nil {
+		return Assignment{}, fmt.Errorf("kafka: sync %s: %w", member.Group, err)
+	}
+	ours.UserData = assigned.UserData
+	for _, t := range assigned.AssignedPartitions {
+		for _, p := range t.Partitions {
+			ours.Partitions[t.Topic] = append(ours.Partitions[t.Topic], int(p))
+		}
+	}
+	return ours, nil
+}
+
 // Heartbeat tells the coordinator that member is alive; nil means that the
-// generation stood when the broker answered. It exists beside the heartbeats
-// of the library's consumer group because those cannot be observed.
+// generation stood when the broker answered.
 func (c *Client) Heartbeat(ctx context.Context, member Member) error {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
@@ -115,14 +259,10 @@ func (c *Client) Heartbeat(ctx context.Context, member Member) error {
 		res := msg.(*heartbeat.Response)
 		err = swapped(res.ThrottleTimeMs)
 	}
-	switch {
-	case err == nil:
-		return nil
-	case Fenced(err):
-		return fmt.Errorf("kafka: heartbeat in %s: %w: %w", member.Group, ErrFenced, err)
-	default:
-		return fmt.Errorf("kafka: heartbeat in %s: %w", member.Group, err)
+	if err != nil {
+		return groupError("heartbeat in", member.Group, err)
 	}
+	return nil
 }
 
 // LeaveGroup takes the member of that id out of the group, so that the next
@@ -143,6 +283,14 @@ func (c *Client) LeaveGroup(ctx context.Context, group, id string) error {
 		return nil
 	}
 	return fmt.Errorf("kafka: leave %s: %w", group, err)
+}
+
+// groupError says of an error what it means for the member.
+func groupError(call, group string, err error) error {
+	if Fenced(err) {
+		return fmt.Errorf("kafka: %s %s: %w: %w", call, group, ErrFenced, err)
+	}
+	return fmt.Errorf("kafka: %s %s: %w", call, group, err)
 }
 
 // swapped undoes kafka-go's decoding of Heartbeat and LeaveGroup answers: it

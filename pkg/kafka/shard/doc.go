@@ -10,7 +10,8 @@
 //	      ▲                                                               │
 //	      └──────────────── join again, after any error ◀─────────────────┘
 //
-// A group assigns partitions; we read the assignment only as a set of shards,
+// The group's protocol is spoken here, by the calls of kafka.Client (join, sync,
+// heartbeat, leave). A group assigns partitions; we read the assignment only as a set of shards,
 // because partition q of every scheduler topic belongs to shard q mod P. The
 // group's generation number fences: a commit by an owner of the past is refused
 // by the broker. Produces are not fenced by it, so whoever grants or produces
@@ -29,8 +30,13 @@
 //
 // # Failure behaviour
 //
-// Every error of joining is followed by another attempt until the context ends;
-// a member that the broker still remembers from before a connection was lost is
-// made to leave, or the next generation would wait for it. Retriable errors of
-// fetching and committing refresh the cluster view and are retried with jitter.
+// Every error of joining is followed by another attempt until the context ends.
+// A member keeps its id over lost connections, so a coordinator that is killed or
+// moves ends no generation: who lost it is not alive until a heartbeat is
+// confirmed again, and goes on then, with nobody joining and nothing dealt anew.
+// After LostAfter without an answer own is told (ErrLost). A coordinator that comes
+// back without a memory (ErrForgotten) has forgotten all members at once: the first
+// of them to lead the new group waits a moment for the others, and shards are dealt
+// to those who had them. Retriable errors of fetching and committing refresh the
+// cluster view and are retried with jitter.
 package shard

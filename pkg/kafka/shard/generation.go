@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -38,9 +39,14 @@ var (
 	// ErrRebalance: members joined or left. Commits are accepted until the
 	// others have formed the next generation, at most RebalanceTimeout.
 	ErrRebalance = errors.New("shard: the group rebalances")
-	// ErrLost: the coordinator does not answer, or its connection broke. The
-	// generation may still stand; suspend rather than give up.
+	// ErrLost: the coordinator has not answered for LostAfter. The generation
+	// may still stand; suspend rather than give up.
 	ErrLost = errors.New("shard: lost the group's coordinator")
+	// ErrForgotten: the coordinator does not know us. It has come back without
+	// its memory of the group, as the embedded broker does, and then the others
+	// are as forgotten and alive as we are; or we were silent for longer than
+	// SessionTimeout. It is a kafka.ErrFenced.
+	ErrForgotten = fmt.Errorf("shard: the coordinator does not know this member: %w", kafka.ErrFenced)
 	// errReturned: own came back by itself.
 	errReturned = errors.New("shard: the owner returned")
 )
@@ -53,6 +59,11 @@ type Generation struct {
 	shards []int
 	total  int            // P
 	counts map[string]int // partitions of each scheduler topic
+	// replicas are the names of all members, former is why the generation before
+	// has ended; set before own is called.
+	replicas []string
+	former   error
+	log      *slog.Logger
 
 	// confirmed is when the last heartbeat that the broker confirmed was sent;
 	// nil before the first one.
@@ -68,6 +79,16 @@ func (g *Generation) Shards() []int { return slices.Clone(g.shards) }
 // ID is the generation's number. It grows, except that a broker which lost its
 // memory of the group starts again at 1.
 func (g *Generation) ID() int32 { return g.member.Generation }
+
+// Replicas returns the names of all members of the generation, ascending: who is
+// not among them is gone, or was out of the coordinator's sight when it began.
+func (g *Generation) Replicas() []string { return slices.Clone(g.replicas) }
+
+// Former is why our part of the generation before ended, nil if there was none:
+// ErrRebalance, ErrLost, ErrForgotten, kafka.ErrFenced, or that own has returned.
+// After ErrLost the number of the generation may be the same as before. An error
+// that wraps both ErrLost and what the coordinator said in the end is possible.
+func (g *Generation) Former() error { return g.former }
 
 // Partitions returns the partitions of a scheduler topic that belong to shard,
 // ascending; nil for a topic that is no scheduler topic.
@@ -218,6 +239,8 @@ func (g *Generation) heartbeat(ctx context.Context, timeout time.Duration) error
 // when it means none.
 func verdict(err error) error {
 	switch {
+	case errors.Is(err, kafkago.UnknownMemberId):
+		return ErrForgotten
 	case kafka.Fenced(err):
 		return kafka.ErrFenced
 	case errors.Is(err, kafkago.RebalanceInProgress):
@@ -226,26 +249,49 @@ func verdict(err error) error {
 	return nil
 }
 
-// beat sends heartbeats of our own until ctx ends, and ends the generation as
-// soon as the broker says that it is over. The library's heartbeats, which keep
-// the session, cannot be observed.
+// beat sends heartbeats until ctx ends, and ends the generation as soon as the
+// broker says that it is over, or when it has said nothing for LostAfter.
 func (g *Generation) beat(ctx context.Context) {
-	tick := time.NewTicker(HeartbeatInterval)
-	defer tick.Stop()
+	silent := time.Time{} // since when; zero: the last heartbeat was confirmed
+	said := false         // that nothing may be granted
+	began := time.Now()
 	for {
-		err := g.heartbeat(ctx, callTimeout)
+		due := time.Now().Add(HeartbeatInterval)
+		err := g.heartbeat(ctx, beatTimeout)
 		if cause := verdict(err); cause != nil {
 			g.end(cause)
 			return
 		}
-		if err != nil && ctx.Err() == nil {
+		now := time.Now()
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			if said {
+				g.log.Info("the group's coordinator answers again", "generation", g.ID(), "away", now.Sub(silent))
+			}
+			silent, said = time.Time{}, false
+		default:
+			if silent.IsZero() {
+				silent = began
+				if t := g.Heartbeat(); !t.IsZero() {
+					silent = t
+				}
+			}
+			if !said && !g.Alive(now) {
+				g.log.Warn("the group's coordinator does not answer: nothing is granted until it does", "generation", g.ID(), "error", err.Error())
+				said = true
+			}
+			if now.Sub(silent) >= LostAfter {
+				g.end(ErrLost)
+				return
+			}
 			refresh, cancel := context.WithTimeout(ctx, HeartbeatInterval)
 			_ = g.client.Refresh(refresh) // the coordinator may have moved
 			cancel()
+			due = time.Now().Add(rand.N(beatPause))
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
+		if !sleep(ctx, time.Until(due)) {
 			return
 		}
 	}

@@ -29,12 +29,28 @@ const (
 	// return: less than RebalanceTimeout, with room for joining again.
 	DrainTime = 2 * time.Second
 
-	joinBackoff  = 300 * time.Millisecond // after a failed join; the default is 5 s
-	groupTimeout = 5 * time.Second        // of the library's own calls
-	leaveTime    = RebalanceTimeout       // for leaving; also a join in progress takes no longer
-	ghostPause   = 100 * time.Millisecond // between attempts to make a ghost leave
-	classifyTime = 250 * time.Millisecond // for asking why a generation ended
-	errorLogGap  = 10 * time.Second       // between two log lines of the same trouble
+	// LostAfter is how long a generation lasts whose coordinator does not answer.
+	// Its end matters only to who wants to be told: it may begin anew. It leaves
+	// an owner time to drain before it must not even renew leases any more.
+	LostAfter = 10 * time.Second
+
+	// joinTime bounds one attempt to join, or to hear of the assignments: others
+	// may take a RebalanceTimeout to come, and a first generation of a group
+	// whose broker waits for more members (3 s by default) as long.
+	joinTime = RebalanceTimeout + 2*time.Second
+	// regroupTime is how long a leader waits for members that a broker without a
+	// memory has forgotten. They find out by their next heartbeat, which follows
+	// within HeartbeatInterval, or within milliseconds if the last one failed.
+	regroupTime = time.Second
+	firstPause  = 10 * time.Millisecond  // after a join that came to nothing
+	joinBackoff = 300 * time.Millisecond // the longest pause between two joins
+	leaveTime   = RebalanceTimeout       // for leaving
+	// beatTimeout bounds one heartbeat. A broker that is slower than this cannot
+	// keep us alive: AliveFor counts from when a heartbeat was sent.
+	beatTimeout = 2 * time.Second
+	firstBeat   = 250 * time.Millisecond // the heartbeat before own
+	beatPause   = 100 * time.Millisecond // after a heartbeat that failed
+	errorLogGap = 10 * time.Second       // between two log lines of the same trouble
 )
 
 // Config says whose shards to own.
@@ -58,13 +74,18 @@ type Config struct {
 // return within DrainTime. State that should survive a generation is own's to
 // keep between calls.
 //
+// A coordinator that does not answer, or moves, does not end a generation before
+// LostAfter: Alive is false meanwhile, and true again as soon as the coordinator
+// confirms that nobody else was given our shards. When it comes back later than
+// that and still knows us, own is called again with the same generation.
+//
 // An error of own ends Run, which leaves the group and returns the error, unless it
 // may pass (kafka.Retriable, or a record that was not or perhaps not written): then
-// it is logged and the replica joins anew after a pause, as it does at once when
-// own returns nil before its context has ended. A context
-// that ended is no error: Run returns nil after own has returned and the group
-// was told that we leave (without an answer it waits 3 s). Run returns an error at once if a topic's partition
-// count is no multiple of P.
+// it is logged. After such an error, and when own returns nil before its context
+// has ended, own is called again after a pause, with the same generation if that
+// still stands. A context that ended is no error: Run returns nil after own has
+// returned and the group was told that we leave (without an answer it waits 3 s).
+// Run returns an error at once if a topic's partition count is no multiple of P.
 func Run(ctx context.Context, config Config, own func(ctx context.Context, g *Generation) error) error {
 	if config.Shards < 1 {
 		return fmt.Errorf("shard: %d shards", config.Shards)
@@ -73,30 +94,11 @@ func Run(ctx context.Context, config Config, own func(ctx context.Context, g *Ge
 	if err != nil || ctx.Err() != nil {
 		return err
 	}
-	group, err := kafkago.NewConsumerGroup(kafkago.ConsumerGroupConfig{
-		ID:                config.Topics.Group(),
-		Brokers:           config.Client.Addresses(),
-		Dialer:            config.Client.Dialer(),
-		Topics:            config.Topics.Scheduled(),
-		GroupBalancers:    []kafkago.GroupBalancer{balancer{config.Shards, config.Replica}},
-		HeartbeatInterval: HeartbeatInterval,
-		SessionTimeout:    SessionTimeout,
-		RebalanceTimeout:  RebalanceTimeout,
-		JoinGroupBackoff:  joinBackoff,
-		Timeout:           groupTimeout,
-		StartOffset:       kafkago.FirstOffset, // never used: positions come from Committed
-		// WatchPartitionChanges stays off: a change, or a network error of the
-		// watcher, would end the generation.
-	})
-	if err != nil {
-		return fmt.Errorf("shard: %w", err)
-	}
 	m := &membership{
-		config: config, group: group, counts: counts, own: own, closed: make(chan struct{}),
-		failed: complaint{log: config.Log, message: "owning failed in a way that may pass, joining anew"},
+		member: member{config: config, counts: counts, had: claim{Replica: config.Replica}},
+		own:    own,
+		failed: complaint{log: config.Log, message: "owning failed in a way that may pass, owning again"},
 	}
-	defer m.exorcise()
-	defer m.leave()
 	return m.run(ctx)
 }
 
@@ -132,94 +134,51 @@ func partitionCounts(ctx context.Context, config Config) (map[string]int, error)
 
 // membership is one Run.
 type membership struct {
-	config Config
-	group  *kafkago.ConsumerGroup
-	counts map[string]int
+	member
 	own    func(context.Context, *Generation) error
-
-	failed  complaint
-	closing sync.Once
-	closed  chan struct{} // the library has left the group and stopped
-
-	// stopGhost ends the goroutine that makes a member of the past leave; nil
-	// when there is none.
-	stopGhost func()
+	failed complaint
+	ended  error // why the generation before ended
 }
 
 func (m *membership) run(ctx context.Context) error {
-	trouble := complaint{log: m.config.Log, message: "joining the group failed, trying again"}
-	last := "" // our member id in the generation before, while it may be a ghost
+	defer m.leave()
 	for {
-		next, err := m.group.Next(ctx)
-		switch {
-		case ctx.Err() != nil:
+		g := m.join(ctx)
+		if g == nil {
 			return nil
-		case errors.Is(err, kafkago.ErrGroupClosed):
-			return fmt.Errorf("shard: %w", err)
-		case err != nil:
-			trouble.about(err)
-			if last != "" && !errors.Is(err, kafkago.RebalanceInProgress) {
-				m.haunt(ctx, last)
-				last = ""
-			}
-			continue
 		}
-		m.exorcise()
-		last = next.MemberID
-		if err := m.generation(ctx, next); err != nil || ctx.Err() != nil {
-			return err
+		for g != nil {
+			g.former = m.ended
+			if err := m.generation(ctx, g); err != nil || ctx.Err() != nil {
+				return err
+			}
+			g = m.again(ctx, g)
 		}
 	}
 }
 
-// generation runs own for one generation and returns when both are over; when
-// ctx has ended it leaves the closing of the group to its caller.
-func (m *membership) generation(ctx context.Context, next *kafkago.Generation) error {
-	began := time.Now()
+// generation runs own for one generation and returns when own has.
+func (m *membership) generation(ctx context.Context, g *Generation) error {
 	own, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	g := &Generation{
-		client: m.config.Client,
-		member: kafka.Member{Group: next.GroupID, ID: next.MemberID, Generation: next.ID},
-		shards: shardsOf(next.Assignments, m.config.Shards),
-		total:  m.config.Shards,
-		counts: m.counts,
-		cancel: cancel,
-	}
-	// The library ends its generation when the first function returns, and joins
-	// again when all have: this one returns when own has.
-	over := make(chan struct{})  // own has returned
-	ended := make(chan struct{}) // the library's generation has ended
-	next.Start(func(lib context.Context) {
-		select {
-		case <-lib.Done():
-			close(ended)
-			<-over
-		case <-over:
-		}
-	})
+	g.log, g.cancel = m.config.Log, cancel
 	// Ask at once whether the generation stands, so that own finds it alive.
-	if cause := verdict(g.heartbeat(own, classifyTime)); cause != nil {
+	if cause := verdict(g.heartbeat(own, firstBeat)); cause != nil {
 		g.end(cause)
 	}
 	var beside sync.WaitGroup
 	var stopped time.Time // when own was told to stop
-	beside.Go(func() { g.beat(own) })
 	beside.Go(func() {
-		select {
-		case <-ended:
-			// The library does not say why: ask.
-			cause := verdict(g.heartbeat(own, classifyTime))
-			if cause == nil {
-				cause = ErrLost
-			}
-			g.end(cause)
-		case <-own.Done():
-		}
+		g.beat(own)
 		stopped = time.Now()
 	})
 
-	m.config.Log.Info("generation began", "generation", g.ID(), "shards", g.shards)
+	began := time.Now()
+	args := []any{"generation", g.ID(), "shards", g.shards, "replicas", g.replicas}
+	if g.former != nil {
+		args = append(args, "former_ended", g.former.Error())
+	}
+	m.config.Log.Info("generation began", args...)
 	err := m.own(own, g)
 	returned := time.Now()
 	cancel(errReturned)
@@ -231,83 +190,55 @@ func (m *membership) generation(ctx context.Context, next *kafkago.Generation) e
 	if drained > DrainTime {
 		m.config.Log.Warn("draining took longer than a rebalance waits", "generation", g.ID(), "drained_in", drained)
 	}
+	m.ended = cause
 	if errors.Is(err, context.Canceled) || errors.Is(err, cause) || errors.Is(err, kafka.ErrFenced) {
 		err = nil // own says that it was told to stop
 	}
 	if err != nil && (kafka.Retriable(err) || errors.Is(err, kafka.ErrUnsent) || errors.Is(err, kafka.ErrFateUnknown)) {
 		m.failed.about(err)
 		err = nil
-		sleep(ctx, joinBackoff)
 	}
-	if err == nil && ctx.Err() == nil {
-		close(over)
-		return nil
-	}
-	// Run ends: close the group before own's function returns, or the library
-	// would join again only to leave.
-	m.close()
-	<-ended
-	close(over)
 	if err != nil {
 		return fmt.Errorf("shard: generation %d: %w", g.ID(), err)
 	}
 	return nil
 }
 
-// close begins to close the group: the library ends its generation, or its joining,
-// and tells the coordinator that we leave.
-func (m *membership) close() {
-	m.closing.Do(func() {
-		go func() {
-			_ = m.group.Close() // always nil
-			close(m.closed)
-		}()
-	})
-}
-
-// leave closes the group and waits for it, at most leaveTime. The library's calls
-// cannot be interrupted: against a broker that hangs they end by their own
-// deadlines, within groupTimeout and SessionTimeout, after Run has returned.
-func (m *membership) leave() {
-	m.close()
-	select {
-	case <-m.closed:
-	case <-time.After(leaveTime):
-		m.config.Log.Warn("left the group without an answer of the coordinator")
+// again returns the generation that own has left, to be owned once more, if it
+// still stands: the coordinator was away, or own has returned by itself. Else it
+// returns nil, and it is time to join.
+func (m *membership) again(ctx context.Context, g *Generation) *Generation {
+	switch {
+	case errors.Is(m.ended, ErrForgotten):
+		m.forget()
+		return nil
+	case errors.Is(m.ended, ErrRebalance), errors.Is(m.ended, kafka.ErrFenced):
+		return nil
+	case errors.Is(m.ended, errReturned):
+		sleep(ctx, joinBackoff)
 	}
-}
-
-// haunt makes the member of a lost connection leave: the library has forgotten
-// its id, but the coordinator would wait a whole RebalanceTimeout for it.
-func (m *membership) haunt(ctx context.Context, id string) {
-	m.exorcise()
-	ctx, cancel := context.WithCancel(ctx)
-	var done sync.WaitGroup
-	done.Go(func() {
-		for {
-			attempt, stop := context.WithTimeout(ctx, callTimeout)
-			err := m.config.Client.LeaveGroup(attempt, m.config.Topics.Group(), id)
-			stop()
-			if err == nil {
-				return
-			}
-			refresh, stop := context.WithTimeout(ctx, callTimeout)
-			_ = m.config.Client.Refresh(refresh) // the coordinator may have moved
-			stop()
-			if !sleep(ctx, ghostPause) {
-				return
-			}
+	next := &Generation{
+		client: g.client, member: g.member, shards: g.shards, total: g.total, counts: g.counts, replicas: g.replicas,
+	}
+	next.confirmed.Store(g.confirmed.Load())
+	for ctx.Err() == nil {
+		err := next.heartbeat(ctx, beatTimeout)
+		if err == nil {
+			return next
 		}
-	})
-	m.stopGhost = func() { cancel(); done.Wait() }
-}
-
-// exorcise ends what haunt began. A new generation means that the ghost is gone.
-func (m *membership) exorcise() {
-	if m.stopGhost != nil {
-		m.stopGhost()
-		m.stopGhost = nil
+		if errors.Is(err, kafkago.UnknownMemberId) {
+			m.forget()
+		}
+		if cause := verdict(err); cause != nil {
+			m.ended = fmt.Errorf("%w, then: %w", m.ended, cause)
+			return nil
+		}
+		m.refresh(ctx)
+		if !sleep(ctx, beatPause) {
+			return nil
+		}
 	}
+	return nil
 }
 
 // complaint logs a trouble that repeats itself many times a second.
