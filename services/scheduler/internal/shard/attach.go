@@ -18,8 +18,12 @@ import (
 	"github.com/spillway/spillway/services/scheduler/internal/core/lane"
 )
 
-// attachTogether bounds how many shards read their history at the same time.
-const attachTogether = 4
+const (
+	// attachTogether bounds how many shards read their history at the same time.
+	attachTogether = 4
+	// rememberTogether is how many settled jobs are told under one lock of the engine: a millisecond or two.
+	rememberTogether = 4096
+)
 
 // settleIn lets go of shards that went to others, keeps those that came back and attaches the new ones. Those in later are better left alone for
 // now: their owner may be about to come back to them.
@@ -72,36 +76,29 @@ func (o *Owner) attach(ctx context.Context, g *group.Generation, ids []int, pati
 		ids = slices.DeleteFunc(slices.Clone(ids), func(id int) bool { return !handed(id) })
 	}
 	attached := make([]*owned, len(ids))
-	var work errgroup.Group
-	work.SetLimit(attachTogether)
-	for i, id := range ids {
-		work.Go(func() (err error) {
-			attached[i], err = o.take(ctx, g, id, positions, ends)
-			return err
-		})
-	}
-	if err := work.Wait(); err != nil {
-		return nil, err
-	}
 	inherited := 0
-	o.deps.Engine.Do(func(now time.Time, e *core.Engine) {
-		for _, s := range attached {
-			e.Attach(now, s.id, s.epoch)
-			for _, o := range s.recent {
-				e.Remember(now, s.id, o.source, o.id, o.digest, o.at)
-			}
-			inherited += len(s.inherited)
-			for _, h := range s.inherited {
-				e.Expect(now, h)
-			}
-			s.recent, s.inherited = nil, nil
-			for number, w := range s.spill {
-				if owner, taken := s.lanes.Owner(number); taken {
-					e.Lane(now, core.LaneState{Shard: s.id, Source: owner.Source, Type: owner.Type, BacklogJobs: w.end - w.tracker.Next()})
-				}
-			}
+	for first := 0; first < len(ids); first += attachTogether { // what one lot remembers is the engine's before the next is read
+		lot := ids[first:min(first+attachTogether, len(ids))]
+		var work errgroup.Group
+		for i, id := range lot {
+			work.Go(func() (err error) {
+				attached[first+i], err = o.take(ctx, g, id, min(maxRememberedOf, maxRemembered/int64(len(ids))), positions, ends)
+				return err
+			})
 		}
-	})
+		if err := work.Wait(); err != nil {
+			o.deps.Engine.Do(func(_ time.Time, e *core.Engine) {
+				for _, s := range attached[:first] {
+					e.Detach(s.id)
+				}
+			})
+			return nil, err
+		}
+		for _, s := range attached[first : first+len(lot)] {
+			inherited += len(s.inherited)
+			o.tellEngine(s)
+		}
+	}
 	o.mu.Lock()
 	for _, s := range attached {
 		o.shards[s.id] = s
@@ -109,6 +106,29 @@ func (o *Owner) attach(ctx context.Context, g *group.Generation, ids []int, pati
 	o.mu.Unlock()
 	o.deps.Log.Info("shards taken", "shards", ids, "generation", g.ID(), "leases_inherited", inherited)
 	return later, nil
+}
+
+// tellEngine attaches a shard to the engine. What it remembers is told in parts, because the engine's lock is short of time.
+func (o *Owner) tellEngine(s *owned) {
+	o.deps.Engine.Do(func(now time.Time, e *core.Engine) {
+		e.Attach(now, s.id, s.epoch)
+		for _, h := range s.inherited {
+			e.Expect(now, h)
+		}
+		for number, w := range s.spill {
+			if owner, taken := s.lanes.Owner(number); taken {
+				e.Lane(now, core.LaneState{Shard: s.id, Source: owner.Source, Type: owner.Type, BacklogJobs: w.end - w.tracker.Next()})
+			}
+		}
+	})
+	for part := range slices.Chunk(s.recent, rememberTogether) {
+		o.deps.Engine.Do(func(now time.Time, e *core.Engine) {
+			for _, r := range part {
+				e.Remember(now, s.id, r.source, r.id, r.digest, time.Unix(0, r.at))
+			}
+		})
+	}
+	s.recent, s.recentBelow, s.inherited = nil, 0, nil
 }
 
 type partition struct {
@@ -150,8 +170,8 @@ func (o *Owner) positions(ctx context.Context, g *group.Generation, ids []int) (
 	return positions, ranges, nil
 }
 
-// take fences one shard and reads its history.
-func (o *Owner) take(ctx context.Context, g *group.Generation, id int, positions map[partition]offsets.Position, ends map[partition]kafka.Range) (*owned, error) {
+// take fences one shard and reads its history, with so many settled jobs to remember at most beyond what commits need.
+func (o *Owner) take(ctx context.Context, g *group.Generation, id int, remember int64, positions map[partition]offsets.Position, ends map[partition]kafka.Range) (*owned, error) {
 	topic, now := o.cfg.Topics.Outcomes(), time.Now()
 	fence, err := o.append(ctx, id, &logv1.JobEvent{Event: &logv1.JobEvent_Fence{Fence: &logv1.OwnerFence{Replica: o.cfg.Replica, At: timestamppb.New(now)}}})
 	if err != nil {
@@ -186,7 +206,7 @@ func (o *Owner) take(ctx context.Context, g *group.Generation, id int, positions
 	if err != nil {
 		return nil, err
 	}
-	from = max(min(from, committed.Offset), committed.Offset-maxRemembered, ends[partition{topic, id}].First)
+	from = max(min(from, committed.Offset), committed.Offset-remember, ends[partition{topic, id}].First)
 	forged, err := s.fold(ctx, o.deps.Kafka, o.cfg.MACKey, topic, from, committed.Offset, counts.Fence, fence)
 	if err != nil {
 		return nil, err

@@ -54,9 +54,9 @@ func (l *events) add(offset int64, outcome jobv1.Outcome) {
 	l.next = offset + 1
 }
 
-// done says that nobody needs the event any more.
-func (l *events) done(offset int64) {
-	i, has := slices.BinarySearchFunc(l.list, offset, func(e event, offset int64) int {
+// at finds the event at offset, or the run that it is in.
+func (l *events) at(offset int64) (i int, has bool) {
+	return slices.BinarySearchFunc(l.list, offset, func(e event, offset int64) int {
 		switch {
 		case e.last < offset:
 			return -1
@@ -65,6 +65,18 @@ func (l *events) done(offset int64) {
 		}
 		return 0
 	})
+}
+
+// uncounted says that the event, which is needed, tells of no new outcome.
+func (l *events) uncounted(offset int64) {
+	if i, has := l.at(offset); has && !l.list[i].done {
+		l.list[i].outcome = jobv1.Outcome_OUTCOME_UNSPECIFIED
+	}
+}
+
+// done says that nobody needs the event any more.
+func (l *events) done(offset int64) {
+	i, has := l.at(offset)
 	if !has || l.list[i].done {
 		return
 	}

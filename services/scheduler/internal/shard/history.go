@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"time"
+	"unique"
 
 	"google.golang.org/protobuf/proto"
 
@@ -20,19 +21,21 @@ const (
 	// remembered is how far back settled ids are read at takeover, beyond what commits need: an SDK retries with the same key for
 	// 2 minutes, plus 30 s of clock skew.
 	remembered = 150 * time.Second
-	// maxRemembered bounds that by number: 32 bytes each.
-	maxRemembered = 200_000
+	// maxRemembered bounds that by number, for all shards of a takeover together: what the engine remembers at most (core.Config.Remembered),
+	// and no shard needs more than maxRememberedOf.
+	maxRemembered   = 1_300_000
+	maxRememberedOf = 200_000
 
 	fetchBytes = 1 << 20
 	fetchWait  = 200 * time.Millisecond
 )
 
-// outcomeOf is a job that a former owner settled, for the engine's dedupe window.
+// outcomeOf is a job that a former owner settled, for the engine's dedupe window. There may be very many for a moment.
 type outcomeOf struct {
 	id     core.JobID
-	source string
+	source string // one string for all of a source
 	digest uint32
-	at     time.Time
+	at     int64 // Unix nanoseconds
 	epoch  int64 // under which it was written
 }
 
@@ -52,6 +55,7 @@ func digest(sha []byte) uint32 {
 // from, the one that governs there is unknown until a fence is met; up to there the highest epoch of an event stands for it, which can
 // only be wrong of an owner that wrote nothing.
 func (s *owned) fold(ctx context.Context, client *kafka.Client, macKey []byte, topic string, from, committed, before, fence int64) (forged int, err error) {
+	defer s.firstOnly()
 	last, early := int64(-1), int64(0) // the last fence; below early no fence was met and none is known
 	if before < from {
 		last = before
@@ -93,17 +97,25 @@ func (s *owned) fold(ctx context.Context, client *kafka.Client, macKey []byte, t
 	return forged, nil
 }
 
-// judge takes back what was settled under an epoch before last, of all that was read so far.
+// judge takes back what was settled under an epoch before last, of all that was read so far, which is below the committed offset.
 func (s *owned) judge(last int64) {
-	s.recent = slices.DeleteFunc(s.recent, func(o outcomeOf) bool {
-		if o.epoch >= last {
-			return false
+	s.recent = slices.DeleteFunc(s.recent, func(o outcomeOf) bool { return o.epoch < last })
+	s.recentBelow = len(s.recent)
+}
+
+// firstOnly has a job that was settled below the committed offset, and once more above it, counted once: below it, it is. Such pairs come of
+// a produce whose fate was unknown.
+func (s *owned) firstOnly() {
+	again := make(map[core.JobID]bool)
+	for _, o := range s.recent[s.recentBelow:] {
+		again[o.id] = true
+	}
+	for _, o := range s.recent[:s.recentBelow] {
+		if again[o.id] {
+			for _, offset := range s.byJob[o.id] {
+				s.events.uncounted(offset)
+			}
 		}
-		delete(s.history, o.id)
-		return true
-	})
-	for _, o := range s.recent { // another event of the same job may have been taken back
-		s.history[o.id] = core.Past{Settled: true}
 	}
 }
 
@@ -133,6 +145,14 @@ func (s *owned) past(event *logv1.JobEvent, offset, fence int64, needed bool) {
 			return
 		}
 		id = core.JobID(parsed)
+		s.recent = append(s.recent, outcomeOf{
+			id: id, source: unique.Make(e.Settled.GetSource()).Value(), digest: digest(e.Settled.GetPayloadSha256()),
+			at: e.Settled.GetSettledAt().AsTime().UnixNano(), epoch: event.GetEpoch(),
+		})
+		if !needed { // its completion is committed, so no record asks for it; and there can be very many
+			s.recentBelow = len(s.recent)
+			return
+		}
 		p := s.history[id]
 		outcome := e.Settled.GetOutcome()
 		if p.Settled {
@@ -140,10 +160,6 @@ func (s *owned) past(event *logv1.JobEvent, offset, fence int64, needed bool) {
 		}
 		p.Settled = true
 		s.history[id] = p
-		s.recent = append(s.recent, outcomeOf{id: id, source: e.Settled.GetSource(), digest: digest(e.Settled.GetPayloadSha256()), at: e.Settled.GetSettledAt().AsTime(), epoch: event.GetEpoch()})
-		if !needed {
-			return
-		}
 		s.events.add(offset, outcome)
 	case *logv1.JobEvent_Handover:
 		if needed && event.GetEpoch() >= fence {

@@ -29,16 +29,17 @@ type owned struct {
 	outcomes kafka.Commit
 
 	// mu guards all below, and the windows.
-	mu        sync.Mutex
-	lanes     *lane.Table
-	events    events
-	handover  handover
-	ours      int64                    // every record of outcomes from epoch to here is this owner's
-	byJob     map[core.JobID][]int64   // events by job, until its record is complete
-	history   map[core.JobID]core.Past // nil once nobody can ask any more
-	recent    []outcomeOf              // settled by former owners; nil once the engine has them
-	legacy    legacy                   // while the history is read
-	inherited []core.Held              // leases of former owners; nil once the engine has them
+	mu          sync.Mutex
+	lanes       *lane.Table
+	events      events
+	handover    handover
+	ours        int64                    // every record of outcomes from epoch to here is this owner's
+	byJob       map[core.JobID][]int64   // events by job, until its record is complete
+	history     map[core.JobID]core.Past // nil once nobody can ask any more
+	recent      []outcomeOf              // settled by former owners; nil once the engine has them
+	recentBelow int                      // so many of recent lie below the committed offset of outcomes
+	legacy      legacy                   // while the history is read
+	inherited   []core.Held              // leases of former owners; nil once the engine has them
 }
 
 // windows are the shard's partitions, priorities first.
