@@ -12,10 +12,10 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-// load reads a compose file as `docker compose` does, with the services of all profiles. A misspelt key is an error.
-func load(t *testing.T, file string) *types.Project {
+// load reads compose files, later ones over earlier ones, as `docker compose` does, with the services of all profiles. A misspelt key is an error.
+func load(t *testing.T, files ...string) *types.Project {
 	t.Helper()
-	options, err := cli.NewProjectOptions([]string{file}, cli.WithName("spillway"), cli.WithProfiles([]string{"*"}), cli.WithResolvedPaths(true))
+	options, err := cli.NewProjectOptions(files, cli.WithName("spillway"), cli.WithProfiles([]string{"*"}), cli.WithResolvedPaths(true))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,7 +24,7 @@ func load(t *testing.T, file string) *types.Project {
 		t.Fatal(err)
 	}
 	if len(project.Services) == 0 {
-		t.Fatalf("%s has no services", file)
+		t.Fatalf("%v has no services", files)
 	}
 	return project
 }

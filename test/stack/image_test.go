@@ -116,36 +116,6 @@ func TestHealthCheck(t *testing.T) {
 	}
 }
 
-// TestDocumentedCommands: what the guide, the README and compose.yaml itself tell to type is understood.
-func TestDocumentedCommands(t *testing.T) {
-	line := regexp.MustCompile("(?m)(?:^|&& )(?:#   )?docker compose (?:--progress quiet )?(?:run --rm cli|run --rm tokens) ?([^\n#&]*?)(?:\\s{2,}.*)?$")
-	found := 0
-	for _, name := range []string{"docs/guides/compose.md", "README.md", "compose.yaml"} {
-		for _, m := range line.FindAllStringSubmatch(read(t, name), -1) {
-			if command := words(m[1]); len(command) > 0 {
-				found++
-				known(t, name, command)
-			}
-		}
-	}
-	if found < 4 {
-		t.Errorf("%d commands were found: this test sees nothing", found)
-	}
-}
-
-// words splits a command line with single quotes.
-func words(line string) []string {
-	var list []string
-	for i, part := range strings.Split(line, "'") {
-		if i%2 == 1 {
-			list = append(list, part)
-		} else {
-			list = append(list, strings.Fields(part)...)
-		}
-	}
-	return list
-}
-
 func read(t *testing.T, name string) string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(root, filepath.FromSlash(name)))
