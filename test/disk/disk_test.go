@@ -187,10 +187,10 @@ func measure(dir string) (u usage) {
 
 // watch runs until all jobs below next have run, prints a table as it goes, and returns the largest use of the disk. It looks every second, and
 // prints every tenth of the run and every minute.
-func (f *flood) watch(dir string, pid func() int, next int) (most usage) {
+func (f *flood) watch(dir string, pid func(name string) int, next int) (most usage) {
 	f.t.Helper()
 	const mib = 1 << 20
-	f.t.Logf("%9s %10s %7s | %6s = %6s + %6s + %8s + %6s MiB | broker RSS", "time", "jobs", "jobs/s", "disk", "jobs", "spill", "outcomes", "other")
+	f.t.Logf("%9s %10s %7s | %6s = %6s + %6s + %8s + %6s MiB | RSS of broker, scheduler", "time", "jobs", "jobs/s", "disk", "jobs", "spill", "outcomes", "other")
 	began := time.Now()
 	last, lastAt, moved := f.ran.Load(), began, began
 	seen := last
@@ -208,8 +208,8 @@ func (f *flood) watch(dir string, pid func() int, next int) (most usage) {
 			f.t.Fatalf("nothing has run for %v: %d of %d jobs ran, %d were accepted", patience, ran, next, f.sent.Load())
 		}
 		if ran-last >= int64(next/10) || now.Sub(lastAt) >= time.Minute || ran >= int64(next) {
-			f.t.Logf("%9v %10d %7.0f | %6d = %6d + %6d + %8d + %6d     | %d MiB", now.Sub(began).Round(time.Second), ran, float64(ran-last)/now.Sub(lastAt).Seconds(),
-				u.total()/mib, u.jobs/mib, u.spill/mib, u.outcomes/mib, u.other/mib, product.RSS(pid())/mib)
+			f.t.Logf("%9v %10d %7.0f | %6d = %6d + %6d + %8d + %6d     | %4d, %4d MiB", now.Sub(began).Round(time.Second), ran, float64(ran-last)/now.Sub(lastAt).Seconds(),
+				u.total()/mib, u.jobs/mib, u.spill/mib, u.outcomes/mib, u.other/mib, product.RSS(pid("broker"))/mib, product.RSS(pid("scheduler-0"))/mib)
 			last, lastAt = ran, now
 		}
 		if ran >= int64(next) {
@@ -301,7 +301,7 @@ func TestDiskStaysBounded(t *testing.T) {
 	wait := f.work(ctx, d.File())
 	var sending sync.WaitGroup
 	sending.Go(func() { f.send(ctx, d.File(), 0, n) })
-	most := f.watch(filepath.Join(dir, "log"), func() int { return d.File().Process("broker") }, n)
+	most := f.watch(filepath.Join(dir, "log"), func(name string) int { return d.File().Process(name) }, n)
 	sending.Wait()
 	cancel()
 	wait()
@@ -310,6 +310,11 @@ func TestDiskStaysBounded(t *testing.T) {
 	}
 	if again := f.again.Load(); again != 0 {
 		t.Errorf("%d jobs ran again although nothing failed", again)
+	}
+	for _, p := range d.File().Processes {
+		if p.Restarts != 0 {
+			t.Errorf("%s was started again %d times", p.Name, p.Restarts)
+		}
 	}
 	all := int64(n + len(f.sources)) // with one each to register
 	settled(t, d, all)
