@@ -108,7 +108,7 @@ func (r *Reader) admit(ctx context.Context, window Window, m kafka.Message) (*co
 	}
 	job, bad := decode(m, shardID, home)
 	var id core.JobID
-	if bad == nil {
+	if job != nil {
 		id = job.ID
 	}
 	fresh, err := window.Add(ctx, m.Offset, id)

@@ -88,5 +88,5 @@ func (s *owned) complete(id core.JobID, home core.Home) {
 	defer s.mu.Unlock()
 	explained := s.byJob[id]
 	delete(s.byJob, id)
-	w.complete(home.Offset, explained)
+	w.complete(id, home.Offset, explained)
 }

@@ -143,3 +143,35 @@ func TestTrimOfALogThatWasMadeAnew(t *testing.T) {
 		}
 	})
 }
+
+// TestLogMadeAnewUnderARunningOwner: the log is truncated or made anew while jobs of the old one run. What they complete is not taken for what is at
+// their offsets now, in a lane not even before it is read (H26).
+func TestLogMadeAnewUnderARunningOwner(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		for _, topic := range []string{topics.Jobs("default"), topics.Spill()} {
+			w.jobs(topic, 0, 10)
+		}
+		r := w.own("a")
+		priority, spill := r.window(topics.Jobs("default"), 0), r.window(topics.Spill(), 0)
+		for _, window := range []*Window{priority, spill} {
+			add(t, window, job(1), 0, 1, 2)
+			window.Reset(0) // as the loop does that finds its offset above the end
+			add(t, window, job(2), 0)
+			add(t, window, job(1), 1) // the same job is there again
+			window.owned.mu.Lock()
+			window.end = 10
+			window.owned.mu.Unlock()
+			for _, offset := range []int64{0, 1, 2} { // the old log's
+				r.Complete(window.Shard, job(1), core.Home{Topic: window.Kind, Offset: offset})
+			}
+		}
+		time.Sleep(time.Second)
+		for _, topic := range []string{topics.Jobs("default"), topics.Spill()} {
+			at := w.committed(topic, 0)
+			if at.Offset != 0 || !at.Meta.Done.Contains(0, 1) || at.Meta.Done.Len() != 1 {
+				t.Errorf("%s is committed at %d with %v", topic, at.Offset, at.Meta.Done)
+			}
+		}
+		add(t, spill, job(3), 2) // must not be taken for done
+	})
+}

@@ -40,6 +40,7 @@ type Window struct {
 	strays      bool  // a free or common lane holds records
 	spilled     bool  // of the common lane: jobs were copied to it since it was drained last
 	bytes       int   // mean size of a record, as read; 0: none was
+	remade      bool  // the log was: an offset from before says nothing about a record that was not read since (H26)
 	// crowdedBelow, if not 0, is up to where all must be complete for a commit to hold what is complete above.
 	crowdedBelow int64
 	trimmed      int64 // the log was asked to forget what is below, since the shard was taken
@@ -109,6 +110,7 @@ func (w *Window) Reset(to int64) {
 	defer w.owned.mu.Unlock()
 	w.tracker = offsets.New(to, nil, offsets.Limit)
 	w.inFlight, w.putBack = make(map[int64]reading), nil
+	w.end, w.remade = to, true
 	w.dirty++
 }
 
@@ -162,13 +164,16 @@ func (w *Window) spare() int64 { return min(w.committed.Offset, w.tracker.Next()
 // number is the lane's number in its shard: lanes p, p+P, p+2P, … belong to shard p.
 func (w *Window) number() int { return w.Partition / w.owned.shards }
 
-// complete marks a record as done and keeps the events that explain it until that is committed. owned.mu is held.
-func (w *Window) complete(offset int64, explained []int64) {
+// complete marks the job's record as done and keeps the events that explain it until that is committed. owned.mu is held.
+func (w *Window) complete(id core.JobID, offset int64, explained []int64) {
 	w.explained = append(w.explained, explained...)
-	if w.Kind == core.TopicSpill && offset >= w.tracker.Next() && offset < w.end {
+	if w.Kind == core.TopicSpill && offset >= w.tracker.Next() && offset < w.end && !w.remade {
 		// The copy of a job that was running when it was moved here, and has ended before its lane was read as far.
 		w.tracker.Skip(offset)
 		return
+	}
+	if r, has := w.inFlight[offset]; has && r.id != id {
+		return // the log was made anew since, and what is at the offset now is another job's (H26)
 	}
 	if !w.tracker.Done(offset) {
 		return
