@@ -148,6 +148,14 @@ var rules = []rule{
 	{"keys cannot be changed", slices.Concat(servers, []string{"cli", "install", "tokens"}), "they only read them", func(s types.ServiceConfig) string {
 		return unless(mounts(s, "service-keys", true) && !mounts(s, "service-keys", false), "%v", s.Volumes)
 	}},
+	{"sockets", servers, "none can stand in for another and be given tokens that are not for it", func(s types.ServiceConfig) string {
+		for _, v := range s.Volumes {
+			if strings.HasPrefix(v.Source, "socket-") && v.Source != "socket-"+s.Name {
+				return "has " + v.Source + " mounted"
+			}
+		}
+		return ""
+	}},
 	{"tokens", servers, "a service verifies tokens and needs none", func(s types.ServiceConfig) string {
 		for _, v := range s.Volumes {
 			if strings.HasPrefix(v.Source, "token-") {
@@ -295,9 +303,9 @@ func TestAddresses(t *testing.T) {
 		}
 		path, isUnix := strings.CutPrefix(listen, "unix:")
 		if !isUnix || !slices.ContainsFunc(s.Volumes, func(v types.ServiceVolumeConfig) bool {
-			return v.Source == "sockets" && strings.HasPrefix(path, v.Target+"/")
+			return v.Source == "socket-"+name && strings.HasPrefix(path, v.Target+"/")
 		}) {
-			t.Errorf("%s listens on %q, which is not in the volume of sockets: other containers do not reach it", name, listen)
+			t.Errorf("%s listens on %q, which is not in its volume: other containers do not reach it", name, listen)
 		}
 		if admin := value(s, "SPILLWAY_ADMIN_LISTEN"); !strings.HasPrefix(admin, "127.0.0.1:") {
 			t.Errorf("%s: admin listener %q, which the health check asks", name, admin)

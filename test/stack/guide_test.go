@@ -78,7 +78,7 @@ func TestWorkerOfTheGuide(t *testing.T) {
 		}
 		targets[volume] = v.Target
 	}
-	if got, want := value(worker, "SPILLWAY_SCHEDULER_ADDRESS"), strings.Replace(value(own.Services["scheduler"], "SPILLWAY_LISTEN"), "/run/spillway", targets["sockets"], 1); got != want {
+	if got, want := value(worker, "SPILLWAY_SCHEDULER_ADDRESS"), strings.Replace(value(own.Services["scheduler"], "SPILLWAY_LISTEN"), "/run/spillway/scheduler", targets["socket-scheduler"], 1); got != want {
 		t.Errorf("it looks for the scheduler at %q, which is at %q", got, want)
 	}
 	if got, want := value(worker, "SPILLWAY_TOKEN_FILE"), targets["token-worker"]+"/token"; got != want {
