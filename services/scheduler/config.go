@@ -32,7 +32,7 @@ type Config struct {
 // The times that only work together (architecture §6): no knobs, one profile.
 const (
 	freshness  = 500 * time.Millisecond // a control log confirmed longer ago fences grants
-	aliveFor   = group.AliveFor // after a heartbeat of the group jobs are granted for so long
+	aliveFor   = group.AliveFor         // after a heartbeat of the group jobs are granted for so long
 	session    = group.SessionTimeout
 	suspended  = shard.Suspended // how long leases are renewed without a generation
 	leaseTTL   = 20 * time.Second

@@ -3,6 +3,7 @@ package shard
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -91,15 +92,18 @@ func (o *Owner) commitAll(ctx context.Context, drained func(s *owned, low int64)
 	if len(commits) == 0 {
 		return nil
 	}
-	if err := g.Commit(ctx, commits); err != nil {
-		return err
-	}
-	for _, c := range commits {
-		if s := o.shard(int32(c.Partition)); s != nil {
-			s.outcomes = c
+	err := g.Commit(ctx, commits)
+	for _, s := range shards {
+		i := slices.IndexFunc(commits, func(c kafka.Commit) bool { return c.Partition == int(s.id) })
+		switch {
+		case i < 0:
+		case err == nil:
+			s.outcomes = commits[i]
+		default: // it may stand all the same, one that says drained too: so the next time it is committed whatever it says
+			s.outcomes = kafka.Commit{}
 		}
 	}
-	return nil
+	return err
 }
 
 // commit commits those of the windows that have changed.

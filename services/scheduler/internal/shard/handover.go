@@ -24,7 +24,7 @@ const (
 	handoverBytes = 256 << 10
 	// handoverRounds is how often a handover is tried: once more when another event of the shard came behind the first.
 	handoverRounds = 2
-	// partWithin bounds writing the handovers, and then committing: both fit what a rebalance waits for us.
+	// partWithin bounds writing the handovers, and then committing: both fit what a rebalance waits for us, with what the inputs take to stop.
 	partWithin = group.DrainTime / 3
 )
 

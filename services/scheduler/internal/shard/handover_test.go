@@ -196,3 +196,28 @@ func TestZombiesHandoverIsIgnored(t *testing.T) {
 		}
 	})
 }
+
+// TestDrainedCommitOfUnknownFateIsTakenBack: an owner that keeps its shard through a rebalance takes a drained commit back whose answer it did not
+// get: or whoever came after a crash would find it, and grant again what runs.
+func TestDrainedCommitOfUnknownFateIsTakenBack(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		r := w.own("a")
+		ids, epochs := r.Shards()
+		heal := w.broker.Fault(kafkatest.OffsetCommit, topics.Outcomes(), 7, -1) // done, and not confirmed
+		time.AfterFunc(1900*time.Millisecond, heal)
+		other := w.own("b")
+		if len(w.handovers(0)) != 1 {
+			t.Fatalf("%d handovers", len(w.handovers(0)))
+		}
+		for i, id := range ids {
+			if epoch, kept := r.Epoch(id); kept && epoch != epochs[i] {
+				t.Errorf("shard %d: epoch %d, it was %d", id, epoch, epochs[i])
+			} else if kept && w.drained()[id] {
+				t.Errorf("shard %d is granted of under a commit that says drained", id)
+			}
+		}
+		if n := len(r.Epochs()) + len(other.Epochs()); n != shards {
+			t.Errorf("%d shards are owned", n)
+		}
+	})
+}

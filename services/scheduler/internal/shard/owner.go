@@ -144,7 +144,7 @@ func (o *Owner) own(ctx, service context.Context, g *group.Generation) error {
 	o.mu.Unlock()
 	// While members come and go commits are still accepted; when the coordinator is lost or has fenced us they are not.
 	if cause := context.Cause(ctx); cause == nil || service.Err() != nil || errors.Is(cause, group.ErrRebalance) {
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*handoverRounds*partWithin)
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), group.DrainTime)
 		o.giveUp(last)
 		cancel()
 	}
