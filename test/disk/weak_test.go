@@ -1,0 +1,91 @@
+package disk
+
+import (
+	"context"
+	"net"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/spillway/spillway/test/product"
+)
+
+// alter sets a topic's setting by the broker's own means, as somebody's tool would.
+func alter(t *testing.T, address, topic, setting, value string) {
+	t.Helper()
+	options := []kgo.Opt{kgo.SeedBrokers(strings.Split(address, ",")...)}
+	if path, is := strings.CutPrefix(address, "unix:"); is {
+		options = []kgo.Opt{kgo.SeedBrokers("local-broker:9092"), kgo.Dialer(func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		})}
+	}
+	c, err := kgo.NewClient(options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	request := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	resource := kmsg.NewIncrementalAlterConfigsRequestResource()
+	resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeTopic, topic
+	config := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
+	config.Name, config.Value = setting, &value
+	resource.Configs = append(resource.Configs, config)
+	request.Resources = append(request.Resources, resource)
+	answer, err := request.RequestWith(ctx, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range answer.Resources {
+		if err := kerr.ErrorForCode(r.ErrorCode); err != nil {
+			t.Fatalf("set %s of %s: %v", setting, topic, err)
+		}
+	}
+}
+
+// refused holds that a process ends by itself, not well, and says which topic and setting is too weak.
+func refused(t *testing.T, p *product.Process, name, topic, setting string) {
+	t.Helper()
+	p.Await(30 * time.Second)
+	if code := p.ExitCode(); code == 0 {
+		t.Errorf("%s with a weak %s of %s ends with %d", name, setting, topic, code)
+	}
+	if said := p.Said(); !strings.Contains(said, topic) || !strings.Contains(said, setting) {
+		t.Errorf("%s does not name %s and %s: %s", name, topic, setting, said)
+	}
+}
+
+// weakTopics makes one setting after the other too weak: enqueue, scheduler and install refuse, and name it (H1).
+func weakTopics(t *testing.T, d *product.Dev) {
+	f := d.File()
+	good := map[string]string{
+		"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete", "max.message.bytes": "1114112", "message.timestamp.type": "LogAppendTime",
+	}
+	for _, c := range []struct{ topic, setting, value string }{
+		{"jobs.high", "retention.ms", "86400000"},
+		{"spill", "retention.bytes", "100000000"},
+		{"dead", "cleanup.policy", "compact"},
+		{"delay.1m", "max.message.bytes", "1048588"},
+		{"jobs.bulk", "message.timestamp.type", "CreateTime"},
+	} {
+		topic := f.Prefix + c.topic
+		alter(t, f.Broker.Address, topic, c.setting, c.value)
+		enqueue, scheduler := d.Serve("enqueue", "enqueue-late"), d.Serve("scheduler", "scheduler-late")
+		refused(t, enqueue.Process, "enqueue", topic, c.setting)
+		refused(t, scheduler.Process, "scheduler", topic, c.setting)
+		cmd := exec.Command(product.Binary(t), "install", "--kafka", f.Broker.Address, "--prefix", f.Prefix, "--partitions", "8", "--lanes", "16", "--durability", "single",
+			"--mac-key-file", f.MACKeyFile)
+		refused(t, product.Launch(t, "install", cmd, false, nil), "install", topic, c.setting)
+		alter(t, f.Broker.Address, topic, c.setting, good[c.setting])
+	}
+	d.Serve("enqueue", "enqueue-late").AwaitReady()
+}
+
+// TestWeakTopicsAreRefused is weakTopics on the embedded broker.
+func TestWeakTopicsAreRefused(t *testing.T) { weakTopics(t, product.StartDev(t, t.TempDir())) }
