@@ -23,6 +23,9 @@ var (
 	ErrFull = errors.New("control state is full")
 )
 
+// ErrOtherKey is why a log with records has no configuration: all of them were sealed by somebody else.
+var ErrOtherKey = errors.New("no record of the control log is sealed with this MAC key: the key is another installation's")
+
 // What a [Writer] answers beside refusals.
 var (
 	// ErrUnavailable: the command is not in the log.

@@ -249,7 +249,10 @@ func (f *Follower) Ready() error {
 	if at.IsZero() {
 		return errors.New("control log is not folded yet")
 	}
-	if f.State().Config() == nil {
+	if state := f.State(); state.Config() == nil {
+		if state.Sequence() >= 0 {
+			return ErrOtherKey
+		}
 		return errors.New("control log is empty: nothing was installed")
 	}
 	if age := time.Since(at); age > readyFor {

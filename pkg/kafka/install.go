@@ -213,6 +213,48 @@ func (c *Client) commitFirst(ctx context.Context, l Layout) error {
 	return nil
 }
 
+// Survey says how many brokers the cluster has now, and how many copies topic
+// has there: 0 if it does not exist, or this client has no right to see it.
+func (c *Client) Survey(ctx context.Context, topic string) (brokers, copies int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
+	defer cancel()
+	var found map[string]kafkago.Topic
+	if err := c.retry(ctx, func() (err error) {
+		found, err = c.topics(ctx)
+		return err
+	}); err != nil {
+		return 0, 0, fmt.Errorf("kafka: survey: %w", err)
+	}
+	view, err := c.client.Metadata(ctx, &kafkago.MetadataRequest{Topics: []string{}})
+	if err != nil {
+		return 0, 0, fmt.Errorf("kafka: survey: %w", err)
+	}
+	for _, p := range found[topic].Partitions {
+		copies = len(p.Replicas)
+	}
+	return len(view.Brokers), copies, nil
+}
+
+// Remove deletes the topics of l with everything in them; the group's commits
+// go with their topics. It is for installations that were made for a while.
+func Remove(ctx context.Context, c *Client, t Topics) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*CallTimeout)
+	defer cancel()
+	admin := *c.client
+	admin.Timeout = 3 * CallTimeout
+	res, err := admin.DeleteTopics(ctx, &kafkago.DeleteTopicsRequest{Topics: t.All()})
+	if err != nil {
+		return fmt.Errorf("kafka: remove topics: %w", err)
+	}
+	var failed []error
+	for topic, err := range res.Errors {
+		if err != nil && !errors.Is(err, kafkago.UnknownTopicOrPartition) {
+			failed = append(failed, fmt.Errorf("kafka: remove topic %s: %w", topic, err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
 // topics returns the cluster's topics by name, as of now.
 func (c *Client) topics(ctx context.Context) (map[string]kafkago.Topic, error) {
 	if err := c.Refresh(ctx); err != nil {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -86,6 +87,22 @@ func (s Settings) Environ() []string {
 		}
 	}
 	return list
+}
+
+// Absolute returns s with the full paths of its files, for programs that run in
+// other directories.
+func (s Settings) Absolute() (Settings, error) {
+	for _, file := range []*string{&s.CAFile, &s.CertFile, &s.KeyFile, &s.PasswordFile} {
+		if *file == "" {
+			continue
+		}
+		full, err := filepath.Abs(*file)
+		if err != nil {
+			return s, fmt.Errorf("full path of %s: %w", *file, err)
+		}
+		*file = full
+	}
+	return s, nil
 }
 
 // Addresses are the brokers.

@@ -12,9 +12,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/spillway/spillway/cmd/spillway/internal/connect"
 	"github.com/spillway/spillway/cmd/spillway/internal/exit"
 	"github.com/spillway/spillway/cmd/spillway/internal/process"
 	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
+	"github.com/spillway/spillway/pkg/kafka"
 )
 
 // maxReplicas bounds --schedulers and --enqueues: more than shards of the
@@ -24,6 +26,7 @@ const maxReplicas = 8
 // Command is `spillway dev`.
 func Command() *cobra.Command {
 	var opts Options
+	var brokers string
 	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "run everything on this machine: broker and services, each a process of its own",
@@ -32,7 +35,13 @@ services, each as a process of its own on loopback addresses. It starts again
 what ends, and stops everything when it is stopped.
 
 The embedded broker survives kill -9 and is for one machine; it is not for
-production.`,
+production.
+
+With --kafka it uses a Kafka cluster instead. It installs the topics there, or
+takes up what this data directory has installed there before. An installation is
+sealed with a key of its data directory: another one cannot use it, but may have
+its own under another --prefix. For a cluster that wants TLS or a login, set
+SPILLWAY_KAFKA_TLS, _CA_FILE, _SASL, _USER and _PASSWORD_FILE.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
@@ -43,6 +52,18 @@ production.`,
 			case new(slog.Level).UnmarshalText([]byte(opts.LogLevel)) != nil:
 				return exit.Errorf(exit.Usage, "--log-level: want DEBUG, INFO, WARN or ERROR")
 			}
+			if brokers != "" {
+				var err error
+				if opts.Log, err = connect.Environment(); err != nil {
+					return exit.With(exit.Usage, err)
+				}
+				opts.Log.Kafka = brokers
+				if opts.Log, err = opts.Log.Absolute(); err != nil {
+					return err
+				}
+			} else if opts.Prefix != "" {
+				return exit.Errorf(exit.Usage, "--prefix needs --kafka: the embedded broker holds one installation")
+			}
 			return main(cmd, opts)
 		},
 	}
@@ -51,6 +72,8 @@ production.`,
 	f.IntVar(&opts.PortBase, "port-base", 7400, "first port: enqueue +0, scheduler +10, automation +30, each one's admin port +1; 0: free ports")
 	f.StringVar(&opts.ReadyFile, "ready-file", "", "also write dev.json here when everything is ready")
 	f.StringVar(&opts.LogLevel, "log-level", "INFO", "what the services tell at least: DEBUG, INFO, WARN or ERROR")
+	f.StringVar(&brokers, "kafka", "", "use this Kafka cluster, host:port,… (default: the embedded broker)")
+	f.StringVar(&opts.Prefix, "prefix", "", "prefix of the topics' names in that cluster (default "+kafka.DefaultPrefix+")")
 	f.IntVar(&opts.Schedulers, "schedulers", 1, "scheduler replicas")
 	f.IntVar(&opts.Enqueues, "enqueues", 1, "enqueue replicas")
 	return cmd

@@ -1,6 +1,7 @@
 package dev
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,8 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spillway/spillway/cmd/spillway/internal/connect"
 	"github.com/spillway/spillway/cmd/spillway/internal/exit"
-	"github.com/spillway/spillway/cmd/spillway/internal/install"
 	"github.com/spillway/spillway/cmd/spillway/internal/process"
 	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
 	"github.com/spillway/spillway/pkg/kafka"
@@ -24,8 +25,6 @@ const (
 	// startTimeout is how long a start may take: ten times what a full store
 	// needs to be read.
 	startTimeout = 60 * time.Second
-	// socketPath is the longest path of a Unix socket that every system takes.
-	socketPath = 100
 	// serviceGrace outlasts a service's own stop budgets, brokerGrace the
 	// broker's clean close.
 	serviceGrace = 15 * time.Second
@@ -46,11 +45,12 @@ type Dev struct {
 	lock *readyfile.Lock
 	keys keys
 
-	socketDir string  // to be removed; "" if the socket lies in the data directory
-	children  []child // in the order of their start
-	running   sync.WaitGroup
-	renewal   context.CancelFunc
-	abort     context.CancelCauseFunc // of the start
+	durability string  // of the topics
+	socketDir  string  // to be removed; "" if the socket lies in the data directory or there is none
+	children   []child // in the order of their start
+	running    sync.WaitGroup
+	renewal    context.CancelFunc
+	abort      context.CancelCauseFunc // of the start
 
 	mu    sync.Mutex
 	file  readyfile.File
@@ -105,32 +105,12 @@ func (d *Dev) start(ctx context.Context) error {
 	if d.keys, err = openKeys(d.opts.DataDir); err != nil {
 		return err
 	}
-	socket, err := d.socket()
-	if err != nil {
-		return err
-	}
-	topics := kafka.Topics{Prefix: kafka.DefaultPrefix}
 	d.file = readyfile.File{
-		DataDir: d.opts.DataDir, Parent: os.Getpid(), Prefix: topics.Prefix, MACKeyFile: d.keys.macPath, TokenKeys: d.keys.signer.JWKS(),
-		Broker: readyfile.Broker{Kind: "embedded", Address: "unix:" + socket},
+		DataDir: d.opts.DataDir, Parent: os.Getpid(), Prefix: cmp.Or(d.opts.Prefix, kafka.DefaultPrefix), MACKeyFile: d.keys.macPath, TokenKeys: d.keys.signer.JWKS(),
 	}
-
-	d.launch(process.Spec{
-		Name: "broker", Args: []string{"serve", "broker", "--until-stdin-closes", "--data-dir", d.opts.DataDir, "--socket", socket, "--log-level", d.opts.LogLevel},
-		Ceiling: brokerCeiling, MaxProcs: maxProcs(), Grace: brokerGrace,
-	})
-	client, err := kafka.New(kafka.Config{Addresses: []string{d.file.Broker.Address}, ClientID: "dev"})
+	cluster, err := d.openLog(ctx)
 	if err != nil {
 		return err
-	}
-	defer client.Close()
-	if err := client.Ready(ctx); err != nil {
-		return fmt.Errorf("the broker does not serve: %w", err)
-	}
-	layout := kafka.Layout{Topics: topics, Shards: install.EmbeddedShards, Lanes: install.EmbeddedLanes, Durability: kafka.Single}
-	cluster, err := install.Run(ctx, client, layout, d.keys.mac, d.log)
-	if err != nil {
-		return fmt.Errorf("install: %w", err)
 	}
 	if d.file.Tokens, err = d.keys.tokens(cluster, time.Now()); err != nil {
 		return err
@@ -153,21 +133,6 @@ func (d *Dev) start(ctx context.Context) error {
 	return d.write()
 }
 
-// socket is where the broker listens: in the data directory unless the path is
-// too long for a socket.
-func (d *Dev) socket() (string, error) {
-	path := filepath.Join(d.opts.DataDir, "broker.sock")
-	if len(path) <= socketPath {
-		return path, nil
-	}
-	dir, err := os.MkdirTemp("", "spillway-") // mode 0700
-	if err != nil {
-		return "", fmt.Errorf("directory of the broker's socket: %w", err)
-	}
-	d.socketDir = dir
-	return filepath.Join(dir, "broker.sock"), nil
-}
-
 func maxProcs() int {
 	if runtime.NumCPU() <= fewCores {
 		return 1
@@ -182,18 +147,18 @@ const trimEvery = "SPILLWAY_SCHEDULER_TRIM_EVERY"
 // spec is how a service is started.
 func (d *Dev) spec(s service) process.Spec {
 	env := []string{
-		"SPILLWAY_KAFKA=" + d.file.Broker.Address,
 		"SPILLWAY_PREFIX=" + d.file.Prefix,
 		"SPILLWAY_LISTEN=" + s.grpc,
 		"SPILLWAY_ADMIN_LISTEN=" + s.admin,
 		"SPILLWAY_REPLICA=" + s.name,
 		"SPILLWAY_TOKEN_KEYS=" + d.keys.signer.JWKS(),
 		"SPILLWAY_MAC_KEY_FILE=" + d.keys.macPath,
-		"SPILLWAY_DURABILITY=" + kafka.Single,
+		"SPILLWAY_DURABILITY=" + d.durability,
 		"SPILLWAY_REFLECTION=true",
 		"SPILLWAY_METRICS=true",
 		"SPILLWAY_LOG_LEVEL=" + d.opts.LogLevel,
 	}
+	env = append(env, connect.Of(d.file.Broker).Environ()...)
 	if s.kind == "enqueue" {
 		// Local mode: unknown sources are registered for whoever asks.
 		env = append(env, "SPILLWAY_ENQUEUE_REGISTER="+d.file.Endpoints.Automation, "SPILLWAY_ENQUEUE_REGISTER_TOKEN_FILE="+d.keys.tokenFile("operator"))
@@ -351,6 +316,9 @@ func (d *Dev) Summary() string {
 	f := d.File()
 	var b strings.Builder
 	fmt.Fprintf(&b, "  enqueue     %s\n  scheduler   %s\n  automation  %s\n", f.Endpoints.Enqueue, strings.Join(f.Endpoints.Scheduler, " "), f.Endpoints.Automation)
+	if f.Broker.Kind == readyfile.Kafka {
+		fmt.Fprintf(&b, "  log         %s (topics %s…, %s)\n", f.Broker.Address, f.Prefix, d.durability)
+	}
 	fmt.Fprintf(&b, "  data        %s (tokens in %s)\n", f.DataDir, readyfile.Name)
 	return b.String()
 }

@@ -5,6 +5,7 @@ import (
 	"net"
 	"strconv"
 
+	"github.com/spillway/spillway/cmd/spillway/internal/connect"
 	"github.com/spillway/spillway/cmd/spillway/internal/exit"
 )
 
@@ -21,6 +22,12 @@ type Options struct {
 	ReadyFile string
 	// LogLevel is what the children tell at least: DEBUG, INFO, WARN or ERROR.
 	LogLevel string
+	// Log, if it names brokers, is a cluster to use instead of the embedded
+	// broker.
+	Log connect.Settings
+	// Prefix stands before the names of all topics; "" for the default one. The
+	// embedded broker has no other.
+	Prefix string
 }
 
 // The memory ceilings of the contract, in bytes.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"strings"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/spillway/spillway/cmd/spillway/internal/connect"
 	"github.com/spillway/spillway/cmd/spillway/internal/exit"
 	"github.com/spillway/spillway/pkg/config"
+	"github.com/spillway/spillway/pkg/controllog"
 	"github.com/spillway/spillway/pkg/kafka"
 	"github.com/spillway/spillway/pkg/kafka/rights"
 )
@@ -76,8 +76,8 @@ _CA_FILE, _SASL, _USER and _PASSWORD_FILE say how to get in.`,
 				return err
 			}
 			defer client.Close()
-			cluster, err := Run(ctx, client, layout, key, slog.New(slog.NewTextHandler(os.Stderr, nil)))
-			if errors.Is(err, ErrOther) {
+			cluster, err := Run(ctx, client, layout, key)
+			if errors.Is(err, ErrOther) || errors.Is(err, controllog.ErrOtherKey) {
 				return exit.With(exit.Precondition, err)
 			}
 			if err != nil {

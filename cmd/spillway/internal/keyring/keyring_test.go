@@ -2,7 +2,6 @@ package keyring
 
 import (
 	"io"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -103,7 +102,7 @@ func TestTokensOfAnInstallation(t *testing.T) {
 	if _, err := clusterID(t.Context(), client, layout.Control(), ring.MAC); exit.Code(err) != exit.Precondition {
 		t.Errorf("topics without a cluster: %v", err)
 	}
-	cluster, err := install.Run(t.Context(), client, layout, ring.MAC, slog.New(slog.DiscardHandler))
+	cluster, err := install.Run(t.Context(), client, layout, ring.MAC)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package load
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,13 +17,18 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/spillway/spillway/cmd/spillway/internal/connect"
 	"github.com/spillway/spillway/cmd/spillway/internal/dev"
 	"github.com/spillway/spillway/cmd/spillway/internal/exit"
 	"github.com/spillway/spillway/cmd/spillway/internal/load/plan"
 	"github.com/spillway/spillway/cmd/spillway/internal/locate"
 	"github.com/spillway/spillway/cmd/spillway/internal/process"
 	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
+	"github.com/spillway/spillway/pkg/kafka"
 )
+
+// removeTimeout bounds deleting the 250 partitions of a temporary installation.
+const removeTimeout = 30 * time.Second
 
 // workerCommand is the hidden command of worker processes.
 const workerCommand = "worker"
@@ -47,6 +53,7 @@ func Command() *cobra.Command {
 		hold, output, dataDir, ids  string
 		opts                        Options
 		schedulers, enqueues, slots int
+		brokers                     string
 	)
 	cmd := &cobra.Command{
 		Use:   "load [--flow NAME=RATE[,key=value…] …]",
@@ -61,7 +68,8 @@ priority=P, payload=256 (bytes). NAME*20=10 makes NAME-01 … NAME-20. Flows nam
 flood… stay silent in the quiet phase.
 
 Without a running "spillway dev" it starts one of its own in a temporary
-directory. Without --flow it shows a flood that harms nobody, in under half a
+directory, with --kafka always one on that cluster, whose topics have a prefix of
+their own and are deleted at the end. Without --flow it shows a flood that harms nobody, in under half a
 minute. SIGTERM or Ctrl-C ends sending, drains and prints; a second one stops.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -75,7 +83,15 @@ minute. SIGTERM or Ctrl-C ends sending, drains and prints; a second one stops.`,
 			if err := opts.complete(specs, hold, output); err != nil {
 				return exit.With(exit.Usage, err)
 			}
-			return main(cmd, opts, output, dataDir, dev.Options{Schedulers: schedulers, Enqueues: enqueues})
+			own := dev.Options{Schedulers: schedulers, Enqueues: enqueues}
+			if brokers != "" {
+				var err error
+				if own.Log, err = connect.Environment(); err != nil {
+					return exit.With(exit.Usage, err)
+				}
+				own.Log.Kafka, own.Prefix = brokers, temporaryPrefix()
+			}
+			return main(cmd, opts, output, dataDir, own)
 		},
 	}
 	f := cmd.Flags()
@@ -91,6 +107,7 @@ minute. SIGTERM or Ctrl-C ends sending, drains and prints; a second one stops.`,
 	f.StringVar(&ids, "ids", "", "file that every id is written to before it is sent (default: a temporary one, kept if anything was lost)")
 	f.IntVar(&schedulers, "schedulers", 1, "schedulers of a dev of its own")
 	f.IntVar(&enqueues, "enqueues", 1, "enqueue replicas of a dev of its own")
+	f.StringVar(&brokers, "kafka", "", "start a dev of its own on this Kafka cluster, host:port,…")
 	cmd.AddCommand(&cobra.Command{
 		Use: workerCommand, Hidden: true, Args: cobra.NoArgs,
 		Short: "a worker process of load, started by it",
@@ -157,7 +174,7 @@ func main(cmd *cobra.Command, opts Options, output, dataDir string, own dev.Opti
 	if err != nil {
 		return err
 	}
-	defer stop()
+	defer func() { err = errors.Join(err, stop(keep)) }()
 	if opts.IDs == "" {
 		opts.IDs = filepath.Join(dir, "load.ids")
 	}
@@ -191,30 +208,67 @@ func main(cmd *cobra.Command, opts Options, output, dataDir string, own dev.Opti
 }
 
 // attach finds the running dev, or starts one in dir.
-func attach(ctx context.Context, dataDir, dir string, own dev.Options, out *process.Output, log *slog.Logger) (target func() readyfile.File, stop func(), err error) {
-	found, err := locate.Find(dataDir)
-	if err == nil {
-		return func() readyfile.File {
-			// Pids change when a process is started again.
-			if now, err := readyfile.Read(found.DataDir); err == nil {
-				return now
-			}
-			return found
-		}, func() {}, nil
-	}
-	if !errors.Is(err, readyfile.ErrAbsent) {
-		return nil, nil, err
+// stop ends it; with keep its topics in a cluster stay, to be looked at.
+func attach(ctx context.Context, dataDir, dir string, own dev.Options, out *process.Output, log *slog.Logger) (target func() readyfile.File, stop func(keep bool) error, err error) {
+	if own.Log.Kafka == "" {
+		found, err := locate.Find(dataDir)
+		if err == nil {
+			return func() readyfile.File {
+				// Pids change when a process is started again.
+				if now, err := readyfile.Read(found.DataDir); err == nil {
+					return now
+				}
+				return found
+			}, func(bool) error { return nil }, nil
+		}
+		if !errors.Is(err, readyfile.ErrAbsent) {
+			return nil, nil, err
+		}
 	}
 	own.DataDir, own.PortBase, own.LogLevel = filepath.Join(dir, "dev"), 0, "WARN"
 	if err := os.Mkdir(own.DataDir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("temporary directory: %w", err)
 	}
-	fmt.Fprintf(out, "no spillway dev is running: starting one in %s\n", own.DataDir)
+	if own.Log.Kafka == "" {
+		fmt.Fprintf(out, "no spillway dev is running: starting one in %s\n", own.DataDir)
+	} else {
+		fmt.Fprintf(out, "starting a spillway dev in %s on %s, with topics %s…\n", own.DataDir, own.Log.Kafka, own.Prefix)
+	}
 	d, err := dev.Start(ctx, own, out, log)
 	if err != nil {
+		if exit.Code(err) != exit.Unavailable { // the cluster was reached, and may hold topics
+			err = errors.Join(err, removeTopics(own))
+		}
 		return nil, nil, err
 	}
-	return d.File, d.Stop, nil
+	return d.File, func(keep bool) error {
+		d.Stop()
+		if keep {
+			return nil
+		}
+		return removeTopics(own)
+	}, nil
+}
+
+// temporaryPrefix is that of an installation for one run, whose keys end with it.
+func temporaryPrefix() string { return "spillway-load-" + strings.ToLower(rand.Text()[:8]) + "." }
+
+// removeTopics deletes the topics of a dev of our own in a cluster.
+func removeTopics(own dev.Options) error {
+	if own.Log.Kafka == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)
+	defer cancel()
+	client, err := connect.Reach(ctx, own.Log, "load")
+	if err != nil {
+		return fmt.Errorf("topics %s… stay in the cluster: %w", own.Prefix, err)
+	}
+	defer client.Close()
+	if err := kafka.Remove(ctx, client, kafka.Topics{Prefix: own.Prefix}); err != nil {
+		return fmt.Errorf("topics %s… stay in the cluster: %w", own.Prefix, err)
+	}
+	return nil
 }
 
 // signals returns a context that ends with the second signal and one that ends
