@@ -56,6 +56,7 @@ type world struct {
 	log       *slog.Logger
 	ledger    *ledger // as read so far
 	running   sync.WaitGroup
+	strays    int // written by strayOf
 }
 
 // bubble runs f in a world with a broker, its topics and the first record of its control log.
