@@ -17,6 +17,10 @@ import (
 // renewEvery is how often leases are renewed until a replica says otherwise: three tries within the 16 s of a context.
 const renewEvery = 5 * time.Second
 
+// renewHarder is how much more often leases are renewed while a replica does not answer: it has no contact with the log, and the contexts of jobs must
+// not end because it came back just after a renewal.
+const renewHarder = 5
+
 // Worker runs jobs. Make it with New, tell it what it can do with Handle, then Run it once.
 type Worker struct {
 	cfg  Config
@@ -239,7 +243,9 @@ func (w *Worker) clock(ctx context.Context) {
 		w.slots.Tick(now)
 		if !now.Before(w.nextRenew) {
 			w.nextRenew = now.Add(w.renewEvery)
-			w.renew(now)
+			if w.renew(now) {
+				w.nextRenew = now.Add(w.renewEvery / renewHarder)
+			}
 		}
 		w.flush(now)
 		w.need(w.wheel.next())
@@ -250,11 +256,13 @@ func (w *Worker) clock(ctx context.Context) {
 	}
 }
 
-// renew has every stream renew the leases of its replica, and repeats the results that were sent and not settled.
-func (w *Worker) renew(now time.Time) {
+// renew has every stream renew the leases of its replica, and repeats the results that were sent and not settled. unanswered: a replica has not
+// answered the renewal before.
+func (w *Worker) renew(now time.Time) (unanswered bool) {
 	for _, held := range w.leases {
 		if l := w.route(held.token.Shard, held.from); l != nil && l.open {
 			l.renew = true
+			unanswered = unanswered || !held.renewSent.IsZero()
 		}
 	}
 	for _, r := range w.unsettled {
@@ -262,4 +270,5 @@ func (w *Worker) renew(now time.Time) {
 			w.queue(r)
 		}
 	}
+	return unanswered
 }
