@@ -12,11 +12,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/spillway/spillway/test/apache"
 	"github.com/spillway/spillway/test/product"
 )
 
-// alter sets a topic's setting by the broker's own means, as somebody's tool would.
-func alter(t *testing.T, address, topic, setting, value string) {
+// clientOf is a client of another library, which the caller closes.
+func clientOf(t *testing.T, address string) *kgo.Client {
 	t.Helper()
 	options := []kgo.Opt{kgo.SeedBrokers(strings.Split(address, ",")...)}
 	if path, is := strings.CutPrefix(address, "unix:"); is {
@@ -28,6 +29,13 @@ func alter(t *testing.T, address, topic, setting, value string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return c
+}
+
+// alter sets a topic's setting by the broker's own means, as somebody's tool would.
+func alter(t *testing.T, address, topic, setting, value string) {
+	t.Helper()
+	c := clientOf(t, address)
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -89,3 +97,9 @@ func weakTopics(t *testing.T, d *product.Dev) {
 
 // TestWeakTopicsAreRefused is weakTopics on the embedded broker.
 func TestWeakTopicsAreRefused(t *testing.T) { weakTopics(t, product.StartDev(t, t.TempDir())) }
+
+// TestApacheWeakTopicsAreRefused is weakTopics on Apache Kafka, which hands out what was altered, and not only what topics were made with.
+func TestApacheWeakTopicsAreRefused(t *testing.T) {
+	cluster := apache.Start(t, apache.Config{Brokers: 1})
+	weakTopics(t, product.StartDev(t, t.TempDir(), "--kafka", strings.Join(cluster.Addresses(), ",")))
+}
