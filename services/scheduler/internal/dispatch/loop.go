@@ -216,7 +216,7 @@ func (l *Loop) decide() (until time.Time, more bool) {
 		s.mu.Lock()
 		s.out.act(now, a)
 		s.out.urgent = true
-		slow := s.out.crowded()
+		slow := s.out.full()
 		s.mu.Unlock()
 		if slow {
 			s.fail(frame.ErrSlow)

@@ -13,6 +13,8 @@ const (
 	// maxOutbox is how many bytes of jobs may wait for a worker that is slow to read. Its slots bound them too, but 10,000
 	// slots of the largest jobs would be 9 GB.
 	maxOutbox = 16 << 20
+	// maxBurst is how many may be decided before the writer has had its turn: 64 slots of the largest jobs at once are no slow worker.
+	maxBurst = 64 << 20
 	// maxWait is how long a grant may wait to be written: as long as the control log may be unconfirmed. A process that was stopped must not hand
 	// out what it decided before: meanwhile a hold may have been acknowledged without it, and its shards may be others' (I10, I5).
 	maxWait = 500 * time.Millisecond
@@ -112,12 +114,12 @@ func (o *outbox) answers() (n int) {
 	return n
 }
 
-// crowded reports whether too many frames wait.
-func (o *outbox) crowded() bool { return len(o.frames) > maxFrames }
+// full reports whether too much waits for the worker to be granted more.
+func (o *outbox) full() bool { return o.bytes > maxBurst || len(o.frames) > maxFrames }
 
 // over reports whether the worker is too slow to be kept.
 func (o *outbox) over(now time.Time) bool {
-	return o.bytes > maxOutbox || o.crowded() || !o.since.IsZero() && now.Sub(o.since) > maxStall ||
+	return o.bytes > maxOutbox || o.full() || !o.since.IsZero() && now.Sub(o.since) > maxStall ||
 		o.answers() > maxAnswers+answersPerSlot*int(o.slots)
 }
 

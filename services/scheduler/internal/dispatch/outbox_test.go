@@ -148,8 +148,14 @@ func TestOutboxIsBounded(t *testing.T) {
 		}
 		o.act(now, core.Action{Kind: core.Grant, Lease: core.Lease{Job: &core.Job{Size: 1 << 20}}})
 	}
-	if !o.over(now) {
+	if !o.over(now) || o.full() {
 		t.Fatal("no bound on bytes")
+	}
+	for o.bytes <= maxBurst {
+		o.act(now, core.Action{Kind: core.Grant, Lease: core.Lease{Job: &core.Job{Size: 1 << 20}}})
+	}
+	if !o.full() {
+		t.Fatal("no bound on what is decided at once")
 	}
 	var idle outbox
 	idle.last(now).Pass = 1
