@@ -194,6 +194,8 @@ const (
 	// UNAVAILABLE
 	ReasonBrokerUnavailable = "BROKER_UNAVAILABLE"
 	ReasonNotConfirmed      = "NOT_CONFIRMED"
+	ReasonReplaced          = "REPLACED" // the worker has a newer stream
+	ReasonStopping          = "STOPPING" // the replica stops
 	// in band, of an attempt
 	ReasonRunTimeout   = "RUN_TIMEOUT"
 	ReasonStaleLease   = "STALE_LEASE"

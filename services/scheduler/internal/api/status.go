@@ -20,10 +20,10 @@ const soon = time.Second
 var refusals = map[error]rpc.Error{
 	frame.ErrNotAllowed:   {Code: codes.PermissionDenied, Reason: rpc.ReasonNotAllowed, Message: "not allowed"},
 	frame.ErrTooManySlots: {Code: codes.ResourceExhausted, Reason: rpc.ReasonOverloaded, Message: "this caller's workers have too many slots", Retry: soon},
-	frame.ErrReplaced:     {Code: codes.Unavailable, Message: "the worker has a newer stream", Retry: soon},
+	frame.ErrReplaced:     {Code: codes.Unavailable, Reason: rpc.ReasonReplaced, Message: "the worker has a newer stream", Retry: soon},
 	frame.ErrSlow:         {Code: codes.ResourceExhausted, Reason: rpc.ReasonOverloaded, Message: "the worker does not read its stream", Retry: soon},
-	frame.ErrStopping:     {Code: codes.Unavailable, Message: "this replica stops", Retry: soon},
-	frame.ErrClosed:       {Code: codes.Unavailable, Message: "the stream is closed", Retry: soon},
+	frame.ErrStopping:     {Code: codes.Unavailable, Reason: rpc.ReasonStopping, Message: "this replica stops", Retry: soon},
+	frame.ErrClosed:       {Code: codes.Unavailable, Reason: rpc.ReasonReplaced, Message: "the stream is closed", Retry: soon},
 }
 
 // statusOf is the status of an error: nil for a clean end.

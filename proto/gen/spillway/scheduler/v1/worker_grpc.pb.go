@@ -32,8 +32,8 @@ const (
 type WorkerServiceClient interface {
 	// Work is a worker's stream to one scheduler replica; a worker holds one to every replica. Role: worker. A frame carries any combination
 	// of its parts; the reader applies them in the order of their numbers. UNAUTHENTICATED (NO_CREDENTIALS), PERMISSION_DENIED (NOT_ALLOWED),
-	// INVALID_ARGUMENT (INVALID) for a frame that cannot be read, RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE while the replica starts or stops.
-	// A retry is safe: leases survive the stream.
+	// INVALID_ARGUMENT (INVALID) for a frame that cannot be read, RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE while the replica starts, when it
+	// stops (STOPPING), and when the worker has opened a newer stream (REPLACED). A retry is safe: leases survive the stream.
 	Work(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WorkRequest, WorkResponse], error)
 }
 
@@ -66,8 +66,8 @@ type WorkerService_WorkClient = grpc.BidiStreamingClient[WorkRequest, WorkRespon
 type WorkerServiceServer interface {
 	// Work is a worker's stream to one scheduler replica; a worker holds one to every replica. Role: worker. A frame carries any combination
 	// of its parts; the reader applies them in the order of their numbers. UNAUTHENTICATED (NO_CREDENTIALS), PERMISSION_DENIED (NOT_ALLOWED),
-	// INVALID_ARGUMENT (INVALID) for a frame that cannot be read, RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE while the replica starts or stops.
-	// A retry is safe: leases survive the stream.
+	// INVALID_ARGUMENT (INVALID) for a frame that cannot be read, RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE while the replica starts, when it
+	// stops (STOPPING), and when the worker has opened a newer stream (REPLACED). A retry is safe: leases survive the stream.
 	Work(grpc.BidiStreamingServer[WorkRequest, WorkResponse]) error
 	mustEmbedUnimplementedWorkerServiceServer()
 }
