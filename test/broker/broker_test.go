@@ -32,7 +32,7 @@ func embedded(t *testing.T) Target {
 	target := Target{Addresses: []string{"unix:" + socket}, Durability: kafka.Single, Brokers: 1}
 	var process *exec.Cmd
 	var lifeline io.Closer // the broker ends when it closes: with this process at the latest
-	target.Start = func(t testing.TB) {
+	target.Start = func(t testing.TB, _ ...int) {
 		t.Helper()
 		process = exec.Command(binary, "serve", "broker", "--until-stdin-closes", "--data-dir", filepath.Join(dir, "data"), "--socket", socket)
 		process.Stderr = os.Stderr
@@ -53,7 +53,7 @@ func embedded(t *testing.T) Target {
 			t.Fatal(err)
 		}
 	}
-	target.Kill = func(t testing.TB) {
+	target.Kill = func(t testing.TB, _ ...int) {
 		t.Helper()
 		if err := process.Process.Kill(); err != nil {
 			t.Fatal(err)
@@ -70,21 +70,30 @@ func embedded(t *testing.T) Target {
 	return target
 }
 
-// onApache starts Apache Kafka, one broker or three. Of three, Kill takes
-// another one each time, so that each has died once after three times.
+// onApache starts Apache Kafka, one broker or three.
 func onApache(t *testing.T, brokers int) Target {
 	t.Helper()
 	cluster := apache.Start(t, apache.Config{Brokers: brokers})
-	target := Target{Addresses: cluster.Addresses(), Durability: kafka.Single, Brokers: brokers}
+	target := Target{
+		Addresses: cluster.Addresses(), Durability: kafka.Single, Brokers: brokers,
+		Ways: Ways{MetadataLimit: 4096, KeepsMembers: true, KeepsEmptyEnds: true, ChecksSettings: true},
+	}
 	if brokers > 1 {
 		target.Durability = kafka.Replicated
 	}
-	killed := -1
-	target.Kill = func(testing.TB) {
-		killed = (killed + 1) % brokers
-		cluster.Kill(killed)
+	target.Kill = func(_ testing.TB, brokers ...int) {
+		for _, i := range brokers {
+			cluster.Kill(i)
+		}
 	}
-	target.Start = func(testing.TB) { cluster.Restart(killed) }
+	target.Start = func(_ testing.TB, brokers ...int) {
+		for _, i := range brokers {
+			cluster.Begin(i)
+		}
+		for _, i := range brokers {
+			cluster.Await(i)
+		}
+	}
 	return target
 }
 

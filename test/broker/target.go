@@ -11,18 +11,36 @@ import (
 	"github.com/spillway/spillway/pkg/kafka"
 )
 
-// Target is a broker under test.
+// Target is a broker under test, or a cluster of them.
 type Target struct {
 	// Addresses are its bootstrap addresses, as in kafka.Config.
 	Addresses []string
 	// Durability is kafka.Single, or kafka.Replicated for three brokers.
 	Durability string
-	// Brokers is how many there are.
+	// Brokers is how many there are; they are numbered from 0.
 	Brokers int
-	// Kill ends a broker as kill -9 does, another one each time if there are
-	// several, and Start starts it again on what it had stored and returns once
-	// it serves.
-	Kill, Start func(t testing.TB)
+	// Kill ends brokers as kill -9 does, and Start starts them again on what
+	// they had stored and returns once they serve.
+	Kill, Start func(t testing.TB, brokers ...int)
+	// Ways are what this kind of broker does in its own way.
+	Ways Ways
+}
+
+// Ways are what brokers are known to do differently. The product relies on none
+// of it; each is a fact that is held all the same, because a rule of the product
+// would be for nothing, or would be missing, if it were otherwise.
+type Ways struct {
+	// MetadataLimit is how many characters the metadata of a commit may have;
+	// 0: the broker enforces none.
+	MetadataLimit int
+	// KeepsMembers: the members of a group and its generation outlive the death
+	// of its coordinator.
+	KeepsMembers bool
+	// KeepsEmptyEnds: a partition from which all was deleted still knows its
+	// end after the death of its broker.
+	KeepsEmptyEnds bool
+	// ChecksSettings: a topic with a setting that does not exist is refused.
+	ChecksSettings bool
 }
 
 // layout returns an installation of its own for one suite.
