@@ -45,3 +45,39 @@ func TestServerThatComesBackIsFoundSoon(t *testing.T) {
 		})
 	}
 }
+
+// TestReplicaThatStartsRefusesNobody: a server that is not ready for the first time
+// takes no calls yet. Calls wait for it, and go through when it begins.
+func TestReplicaThatStartsRefusesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := make(chan struct{})
+		w := serve(t, func(c *rpc.Config) { c.Begin = begin })
+		w.enqueue = accept
+		c, done := w.caller(rpc.RoleEnqueue)
+		defer done()
+		answered := make(chan error, 1)
+		go func() {
+			_, err := c.Enqueue(t.Context(), good(), grpc.WaitForReady(true))
+			answered <- err
+		}()
+		time.Sleep(time.Second)
+		select {
+		case err := <-answered:
+			t.Error("answered before it began:", err)
+		default:
+		}
+		began := time.Now()
+		close(begin)
+		if err := <-answered; err != nil || time.Since(began) > 100*time.Millisecond {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		if err := w.stop(); err != nil {
+			t.Error(err)
+		}
+
+		w.begin(func(c *rpc.Config) { c.Begin = make(chan struct{}) })
+		if err := w.stop(); err != nil {
+			t.Error("stopped before it began:", err)
+		}
+	})
+}

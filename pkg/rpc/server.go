@@ -49,6 +49,11 @@ const (
 type Config struct {
 	// Listener must be local: loopback, a Unix socket or in memory.
 	Listener net.Listener
+	// Begin, if set, is closed when the service can do its work for the first
+	// time: calls are taken from then on. Until then connections wait unanswered,
+	// so that a replica which starts is to its callers as one that is not there:
+	// they go to others or wait, and none is refused for no reason of its own.
+	Begin <-chan struct{}
 	// Verifier judges tokens.
 	Verifier *Verifier
 	// Roles names the role that each method needs, by its full name such as
@@ -203,11 +208,19 @@ func (s *Server) Health(service string, serving bool) {
 	s.health.SetServingStatus(service, status)
 }
 
-// Run serves until ctx ends, then says NOT_SERVING, lets open calls finish
+// Run serves, once Config.Begin allows it, until ctx ends, then says NOT_SERVING, lets open calls finish
 // within StopBudget, cuts the rest and returns nil. Handlers of long streams
 // must end by themselves when their service stops. The error is that of a
 // listener that failed earlier. Run may be called once.
 func (s *Server) Run(ctx context.Context) error {
+	if s.cfg.Begin != nil {
+		select {
+		case <-s.cfg.Begin:
+		case <-ctx.Done():
+			s.health.Shutdown()
+			return s.cfg.Listener.Close()
+		}
+	}
 	served := make(chan error, 1)
 	go func() { served <- s.grpc.Serve(netutil.LimitListener(s.cfg.Listener, s.cfg.Connections)) }()
 	select {

@@ -44,7 +44,7 @@ func (s *Service) listen() error {
 		return err
 	}
 	s.server, err = rpc.NewServer(rpc.Config{
-		Listener: s.deps.Listener, Verifier: verifier, Roles: api.Roles(), Reflection: s.cfg.Reflection, Log: s.deps.Log, Telemetry: s.deps.Telemetry,
+		Listener: s.deps.Listener, Begin: s.follower.Folded(), Verifier: verifier, Roles: api.Roles(), Reflection: s.cfg.Reflection, Log: s.deps.Log, Telemetry: s.deps.Telemetry,
 	}, api.New(s.room).Register)
 	if err != nil || s.deps.Admin == nil {
 		return err

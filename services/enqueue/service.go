@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -57,7 +56,7 @@ type Service struct {
 	writer  *status.Writer
 
 	room   *publish.Room // made by Run, before anything that uses it starts
-	opened atomic.Bool   // the topics were found fit
+	opened chan struct{} // closed once the topics were found fit: calls are taken from then on
 }
 
 // New wires a service. It starts nothing and does no I/O.
@@ -70,7 +69,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	}
 	var suffix [4]byte
 	rand.Read(suffix[:]) // never fails
-	s := &Service{cfg: cfg, deps: deps, id: cfg.Replica + "-" + hex.EncodeToString(suffix[:]), topics: kafka.Topics{Prefix: cfg.Prefix}}
+	s := &Service{cfg: cfg, deps: deps, id: cfg.Replica + "-" + hex.EncodeToString(suffix[:]), topics: kafka.Topics{Prefix: cfg.Prefix}, opened: make(chan struct{})}
 	// One client each, so that a flood of jobs delays neither switches nor beats. Only the first has a name that begins with the service's: the
 	// embedded broker refuses its records first when the store fills up.
 	for _, id := range []string{"enqueue." + cfg.Replica, "control.enqueue." + cfg.Replica, "status.enqueue." + cfg.Replica} {
@@ -179,7 +178,7 @@ func (s *Service) listen(room *publish.Room) (*rpc.Server, *rpc.Admin, error) {
 		return nil, nil, err
 	}
 	server, err := rpc.NewServer(rpc.Config{
-		Listener: s.deps.Listener, Verifier: verifier, Roles: api.Roles(), Reflection: s.cfg.Reflection, Log: s.deps.Log, Telemetry: s.deps.Telemetry,
+		Listener: s.deps.Listener, Begin: s.opened, Verifier: verifier, Roles: api.Roles(), Reflection: s.cfg.Reflection, Log: s.deps.Log, Telemetry: s.deps.Telemetry,
 		MaxReceive: maxReceive, Deadline: publish.Deadline, StopBudget: stopBudget,
 	}, func(g *grpc.Server) { api.Register(g, room) })
 	if err != nil || s.deps.Admin == nil {
@@ -219,7 +218,7 @@ func (s *Service) check(ctx context.Context, room *publish.Room) error {
 		return err
 	}
 	room.Open()
-	s.opened.Store(true)
+	close(s.opened)
 	s.deps.Log.Info("accepting jobs", "replica", s.id, "shards", layout.Shards)
 	return nil
 }
@@ -286,7 +285,9 @@ func (s *Service) health(ctx context.Context, server *rpc.Server) error {
 // Health says what the service needs to be ready: a control log that the broker confirmed within 30 s, and topics fit to hold jobs.
 func (s *Service) Health() []rpc.Check {
 	control, topics := s.control.Ready(), error(nil)
-	if !s.opened.Load() {
+	select {
+	case <-s.opened:
+	default:
 		topics = errors.New("not checked yet")
 	}
 	return []rpc.Check{rpc.NewCheck("control", control), rpc.NewCheck("topics", topics)}
