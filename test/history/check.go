@@ -85,18 +85,19 @@ func (f fault) repeats() bool { return f.Code != Stop }
 
 // view is a history, sorted into jobs.
 type view struct {
-	rules  Rules
-	jobs   map[string]*job
-	order  []*job // by key of the first event
-	byID   map[string]*job
-	faults []fault
-	fences []*Event // takeovers, in order
-	hands  []*Event // handovers
-	starts map[string][]run
-	held   map[string][]span
-	begin  int64
-	end    int64
-	stale  []*Event // settled events that no reader counts
+	rules   Rules
+	jobs    map[string]*job
+	order   []*job // by key of the first event
+	byID    map[string]*job
+	faults  []fault
+	fences  []*Event // takeovers, in order
+	hands   []*Event // handovers
+	starts  map[string][]run
+	held    map[string][]span
+	answers map[string]int
+	begin   int64
+	end     int64
+	stale   []*Event // settled events that no reader counts
 }
 
 type span struct{ from, to int64 }
@@ -106,7 +107,7 @@ func (s span) has(t int64) bool { return s.from <= t && t < s.to }
 // Check judges a history.
 func Check(events []Event, rules Rules) *Verdict {
 	v := read(events, rules)
-	out := &Verdict{Anomalies: map[string]int{}, view: v}
+	out := &Verdict{Anomalies: map[string]int{}, Answers: v.answers, view: v}
 	for _, j := range v.order {
 		out.fate(j)
 		out.runsOf(j)
@@ -120,7 +121,7 @@ func Check(events []Event, rules Rules) *Verdict {
 
 // read sorts a history into jobs.
 func read(events []Event, rules Rules) *view {
-	v := &view{rules: rules, jobs: map[string]*job{}, byID: map[string]*job{}, starts: map[string][]run{}, held: map[string][]span{}}
+	v := &view{rules: rules, jobs: map[string]*job{}, byID: map[string]*job{}, starts: map[string][]run{}, held: map[string][]span{}, answers: map[string]int{}}
 	if len(events) > 0 {
 		v.begin, v.end = events[0].Mono, events[len(events)-1].Mono
 	}
@@ -141,8 +142,10 @@ func read(events []Event, rules Rules) *view {
 			v.known(j, e.Job)
 		case Fail:
 			v.job(e).fail++
+			v.answers[e.Code]++
 		case Info:
 			v.job(e).info++
+			v.answers[e.Code]++
 		case Start:
 			j := v.job(e)
 			v.known(j, e.Job)

@@ -327,7 +327,7 @@ func TestWaits(t *testing.T) {
 	s.exec(17_530, 17_540, "fresh", "plain", token(60, 21), "worker-0")
 	s.settle(17_550, 81, "fresh", 60, token(60, 21), "SUCCEEDED")
 	w := judge(s, rules).Waits(0, 40*time.Second)
-	want := Waits{Fresh: 330 * time.Millisecond, FreshP99: 330 * time.Millisecond, FreshJobs: 1, Found: 6700 * time.Millisecond, FoundJobs: 1,
+	want := Waits{Fresh: 328 * time.Millisecond, FreshP99: 328 * time.Millisecond, FreshJobs: 1, Found: 6698 * time.Millisecond, FoundJobs: 1,
 		Flight: 35_300 * time.Millisecond, FlightJobs: 2, Call: 2 * time.Millisecond, Gap: 6100 * time.Millisecond, Shards: 1}
 	w.Worst = ""
 	if w != want {

@@ -122,7 +122,7 @@ func (g *generator) job(n int, s Source, p payload, due int64, size int) {
 	r, err := g.clients[n%len(g.clients)].Enqueue(ctx, client.Job{Source: s.Name, Type: jobType, Payload: body, ContentType: "application/json", Key: p.Key})
 	e = Event{Key: p.Key, Source: s.Name, Kind: OK, Job: r.JobID}
 	if err != nil {
-		e.Kind, e.Code = Info, client.Reason(err)+" "+err.Error()
+		e.Kind, e.Code = Info, err.Error()
 		if client.Refused(err) {
 			e.Kind = Fail
 		}

@@ -28,6 +28,8 @@ type Verdict struct {
 	// tells the first of each in words.
 	Anomalies map[string]int
 	Details   []string
+	// Answers counts why calls were refused or may have failed.
+	Answers map[string]int
 	// Invalid says why the run proves nothing, whatever the anomalies are.
 	Invalid []string
 
@@ -53,6 +55,9 @@ func (o *Verdict) String() string {
 	}
 	for _, d := range o.Details {
 		b.WriteString("\n  " + d)
+	}
+	for _, why := range sorted(o.Answers) {
+		fmt.Fprintf(&b, "\n%d calls: %s", o.Answers[why], why)
 	}
 	for _, why := range o.Invalid {
 		b.WriteString("\nproves nothing: " + why)

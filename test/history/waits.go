@@ -7,8 +7,9 @@ import (
 	"time"
 )
 
-// Waits are the longest times from a job's due time to its first start, of the jobs
-// that a fault may have touched, by what the fault found them doing.
+// Waits are the longest times from a job's acceptance to its first start, of the jobs
+// that a fault may have touched, by what the fault found them doing. How long the
+// acceptance itself took is told apart, as Call.
 type Waits struct {
 	// Fresh are jobs that the shard's new owner met as new: accepted after its
 	// fence, or of a shard that changed no hands.
@@ -73,16 +74,16 @@ func (o *Verdict) Waits(i int, recovery time.Duration) Waits {
 				w.Flight = max(w.Flight, time.Duration(last-f.Mono))
 			}
 		}
-		due := j.invoke.Due
-		early := i > 0 && due < f.Mono-int64(o.rules.Jitter)
-		if first.start <= f.Mono || due > end || early || o.view.heldWithin(j.source, due, first.start) {
+		from := j.answered
+		early := i > 0 && from < f.Mono-int64(o.rules.Jitter)
+		if first.start <= f.Mono || from > end || early || o.view.heldWithin(j.source, from, first.start) {
 			continue
 		}
 		w.Call = max(w.Call, time.Duration(j.answered-j.invoke.Mono))
-		wait := time.Duration(first.start - due)
+		wait := time.Duration(max(first.start-j.answered, 0)) // the answer may come after the start
 		if wait > worst {
 			worst = wait
-			w.Worst = fmt.Sprintf("%s of %s, shard %d, due at %s, accepted at %s, started at %s", j.key, j.source, first.event.Token.Shard, o.at(due), o.at(j.answered), o.at(first.start))
+			w.Worst = fmt.Sprintf("%s of %s, shard %d, due at %s, accepted at %s, started at %s", j.key, j.source, first.event.Token.Shard, o.at(j.invoke.Due), o.at(j.answered), o.at(first.start))
 		}
 		if at, moved := fenced[first.event.Token.Shard]; moved && j.answered <= at {
 			w.FoundJobs++
@@ -107,8 +108,8 @@ func (o *Verdict) QuietWait() time.Duration {
 	}
 	var longest time.Duration
 	for _, j := range o.view.order {
-		if j.invoke != nil && j.invoke.Due != 0 && len(j.runs) > 0 && j.runs[0].start < until {
-			longest = max(longest, time.Duration(j.runs[0].start-j.invoke.Due))
+		if j.invoke != nil && j.invoke.Due != 0 && j.ok > 0 && len(j.runs) > 0 && j.runs[0].start < until {
+			longest = max(longest, time.Duration(j.runs[0].start-j.answered))
 		}
 	}
 	return longest

@@ -191,7 +191,7 @@ func (t *transcript) String() string {
 }
 
 func tail(s string) string {
-	const most = 8 << 10
+	const most = 32 << 10
 	if len(s) > most {
 		return "…" + s[len(s)-most:]
 	}
