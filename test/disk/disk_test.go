@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,6 +52,7 @@ type flood struct {
 	sent    atomic.Int64    // accepted
 	room    chan struct{}   // a token for each batch that may be on its way
 	pending []atomic.Int32  // jobs of each batch that have not run
+	padding int             // random bytes that each job carries beside its number
 }
 
 // newFlood names two sources for each of the eight shards.
@@ -69,7 +71,7 @@ func newFlood(t *testing.T, n, shards int) *flood {
 
 // handle counts a run.
 func (f *flood) handle(_ context.Context, job *worker.Job) error {
-	if len(job.Payload) != 8 { // of warm-up
+	if len(job.Payload) < 8 { // of those that register the sources
 		return nil
 	}
 	n := binary.BigEndian.Uint64(job.Payload)
@@ -133,7 +135,11 @@ func (f *flood) send(ctx context.Context, d product.File, first, next int) {
 				f.pending[b].Store(int32(to - from))
 				list := make([]client.Job, to-from)
 				for i := range list {
-					list[i] = client.Job{Source: f.sources[b%len(f.sources)], Type: "empty", Payload: binary.BigEndian.AppendUint64(nil, uint64(from+i))}
+					payload := binary.BigEndian.AppendUint64(make([]byte, 0, 8+f.padding), uint64(from+i))
+					for range f.padding / 8 {
+						payload = binary.BigEndian.AppendUint64(payload, rand.Uint64())
+					}
+					list[i] = client.Job{Source: f.sources[b%len(f.sources)], Type: "empty", Payload: payload}
 				}
 				for len(list) > 0 {
 					left := list[:0]
@@ -424,14 +430,18 @@ func TestApacheDiskStaysBounded(t *testing.T) {
 	d := product.StartDev(t, dir, "--kafka", address)
 	const n = 200_000
 	f := newFlood(t, n, 8)
+	f.padding = 512 // 120 MiB in all: many segments of 4 MiB
 	most := f.run(d, n, func() usage { return logDirs(t, address) })
 	topic, before := trimmed(t, d)
 	t.Logf("largest %d MiB", most.total()>>20)
+	if most.jobs < 8*8<<20 {
+		t.Errorf("jobs took up to %d MiB only: the test shows nothing", most.jobs>>20)
+	}
 	cluster.Kill(0)
 	killAll(t, d)
 	cluster.Restart(0)
 	d = product.StartDev(t, dir, "--kafka", address)
 	f.nothingRunsAgain(d, n, topic, before)
-	// A segment goes a while after its records (file.delete.delay.ms): a minute.
+	// Segments go a while after their records: file.delete.delay.ms is a minute.
 	product.Until(t, 3*time.Minute, "the space is given back", func() bool { return logDirs(t, address).jobs <= 8*5<<20 })
 }
