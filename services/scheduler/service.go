@@ -276,11 +276,12 @@ func (s *Service) follow(ctx context.Context) error {
 	tick := time.NewTicker(time.Second / 4)
 	defer tick.Stop()
 	applied := int64(-2)
+	var convert converter
 	for {
 		changed, beaten := s.control.Changed(), s.others.Changed()
 		if state := s.control.State(); state != nil && state.Sequence() != applied {
 			applied = state.Sequence()
-			if _, err := s.loop.Apply(control(state)); err != nil {
+			if _, err := s.loop.Apply(convert.control(state)); err != nil {
 				return err
 			}
 		}
