@@ -26,8 +26,12 @@ const (
 	// Retries wait from retryMin, doubling, to retryMax, each with jitter.
 	retryMin = 10 * time.Millisecond
 	retryMax = 200 * time.Millisecond
+	// refusedPause is the pause after brokers have turned us away: somebody has to act, and each login costs them work.
+	refusedPause = 2 * time.Second
 	// readyFor is how long the last known state is good enough to be called ready. Grants have a far stricter rule, see Confirmed.
 	readyFor = 30 * time.Second
+	// repeatAfter is how often the log says that the control log still cannot be read, and why: a wrong password does not heal by itself.
+	repeatAfter = time.Minute
 	// verdictWindow is how many verdicts are kept for writers that read their records back, within seconds at most.
 	verdictWindow = 4096
 )
@@ -55,6 +59,7 @@ type Follower struct {
 	verdicts []Verdict     // the last verdictWindow, a ring by verdictAt
 	at       int
 	stop     error
+	trouble  error // why the log cannot be read at the moment
 }
 
 // NewFollower returns a follower of topic, which is the full name. key is the installation's MAC key. No I/O happens before Run.
@@ -72,7 +77,7 @@ func NewFollower(log Log, topic string, key []byte, out *slog.Logger) *Follower 
 func (f *Follower) Run(ctx context.Context) error {
 	var next int64
 	pause := retryMin
-	down := false
+	var down time.Time // when it was last said that the log cannot be read; zero while it can
 	for ctx.Err() == nil {
 		sent := time.Now()
 		batch, err := f.fetch(ctx, next)
@@ -83,17 +88,22 @@ func (f *Follower) Run(ctx context.Context) error {
 			if kafka.OutOfRange(err) {
 				return f.halt(ctx, &StopError{Sequence: next, Reason: "the log was cut or replaced: " + err.Error()})
 			}
-			if !down {
+			f.note(err)
+			if now := time.Now(); now.Sub(down) >= repeatAfter {
 				f.out.WarnContext(ctx, "control log cannot be read", slog.Int64("sequence", next-1), slog.Any("error", err))
-				down = true
+				down = now
+			}
+			if kafka.Refused(err) {
+				pause = refusedPause
 			}
 			f.recover(ctx, &pause)
 			continue
 		}
-		if down {
+		if !down.IsZero() {
+			f.note(nil)
 			f.out.InfoContext(ctx, "control log is read again", slog.Int64("sequence", next-1))
 		}
-		down, pause = false, retryMin
+		down, pause = time.Time{}, retryMin
 		if batch.HighWatermark < next {
 			return f.halt(ctx, &StopError{Sequence: next, Reason: fmt.Sprintf("the log ends at %d, before what was read", batch.HighWatermark)})
 		}
@@ -108,6 +118,13 @@ func (f *Follower) Run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// note keeps why the log cannot be read, for Ready.
+func (f *Follower) note(err error) {
+	f.mu.Lock()
+	f.trouble = err
+	f.mu.Unlock()
 }
 
 func (f *Follower) fetch(ctx context.Context, next int64) (kafka.Batch, error) {
@@ -237,17 +254,23 @@ func (f *Follower) Wait(ctx context.Context, sequence int64) (*State, error) {
 }
 
 // Ready says why the state must not be relied on, or nil: the fold stopped, has not reached the log's end yet, or the broker has not
-// confirmed it for 30 s.
+// confirmed it for 30 s. The error names the cause where one is known, such as a login that brokers refuse.
 func (f *Follower) Ready() error {
 	f.mu.Lock()
-	stop := f.stop
+	stop, trouble := f.stop, f.trouble
 	f.mu.Unlock()
 	if stop != nil {
 		return stop
 	}
+	because := func(text string) error {
+		if trouble == nil {
+			return errors.New(text)
+		}
+		return fmt.Errorf("%s: %w", text, trouble)
+	}
 	at := f.Confirmed()
 	if at.IsZero() {
-		return errors.New("control log is not folded yet")
+		return because("control log is not folded yet")
 	}
 	if state := f.State(); state.Config() == nil {
 		if state.Sequence() >= 0 {
@@ -256,7 +279,7 @@ func (f *Follower) Ready() error {
 		return errors.New("control log is empty: nothing was installed")
 	}
 	if age := time.Since(at); age > readyFor {
-		return fmt.Errorf("control log was last confirmed %s ago", age.Round(time.Second))
+		return because(fmt.Sprintf("control log was last confirmed %s ago", age.Round(time.Second)))
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package rights
+package rights_test
 
 import (
 	"context"
@@ -11,13 +11,14 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
 
 	"github.com/spillway/spillway/pkg/config"
 	"github.com/spillway/spillway/pkg/kafka"
 	"github.com/spillway/spillway/pkg/kafka/kafkatest"
+	"github.com/spillway/spillway/pkg/kafka/rights"
+	"github.com/spillway/spillway/pkg/kafka/rights/rightstest"
 )
 
 var update = flag.Bool("update", false, "write the table for people anew")
@@ -49,14 +50,14 @@ func TestS43ThePageForPeople(t *testing.T) {
 
 func render() string {
 	topics := kafka.Topics{Prefix: kafka.DefaultPrefix}
-	may := make(map[string]map[Role]string)
-	for _, r := range Of(topics) {
+	may := make(map[string]map[rights.Role]string)
+	for _, r := range rights.Of(topics) {
 		name := strings.TrimPrefix(r.Topic, topics.Prefix)
 		if r.Group != "" {
 			name = "group " + r.Group
 		}
 		if may[name] == nil {
-			may[name] = make(map[Role]string)
+			may[name] = make(map[rights.Role]string)
 		}
 		var words []string
 		for _, o := range r.Operations {
@@ -73,17 +74,17 @@ What is not here is denied, because brokers with an authorizer deny what no ACL 
 (` + "`allow.everyone.if.no.acl.found=false`" + `, Kafka's default).
 
 | topic |`)
-	for _, r := range Roles() {
+	for _, r := range rights.Roles() {
 		fmt.Fprintf(&b, " %s |", r)
 	}
-	b.WriteString("\n|---|" + strings.Repeat("---|", len(Roles())) + "\n")
+	b.WriteString("\n|---|" + strings.Repeat("---|", len(rights.Roles())) + "\n")
 	names := topics.All()
 	for i := range names {
 		names[i] = strings.TrimPrefix(names[i], topics.Prefix)
 	}
 	for _, name := range append(names, "group "+topics.Group()) {
 		fmt.Fprintf(&b, "| `%s` |", name)
-		for _, r := range Roles() {
+		for _, r := range rights.Roles() {
 			fmt.Fprintf(&b, " %s |", may[name][r])
 		}
 		b.WriteString("\n")
@@ -108,12 +109,12 @@ func TestS43EachPrincipalCanDoWhatTheTableSaysAndNoMore(t *testing.T) { synctest
 
 func matrix(t *testing.T) {
 	users := make(map[string]string)
-	for _, role := range Roles() {
+	for _, role := range rights.Roles() {
 		users["spillway-"+string(role)] = "password of " + string(role)
 	}
 	broker := kafkatest.StartSecure(t, users, nil)
-	as := func(user, password string, topics ...string) *kafka.Client {
-		c := broker.Config(user, topics...)
+	as := func(user, password string) *kafka.Client {
+		c := broker.Config(user)
 		c.Security = kafka.Security{Mechanism: kafka.ScramSHA512, User: user, Password: config.NewSecret(password)}
 		client, err := kafka.New(c)
 		if err != nil {
@@ -122,84 +123,23 @@ func matrix(t *testing.T) {
 		t.Cleanup(client.Close)
 		return client
 	}
-	ctx := t.Context()
 	admin := as(kafkatest.Admin, kafkatest.Admin)
-	if err := kafka.Install(ctx, admin, layout); err != nil {
+	if err := kafka.Install(t.Context(), admin, layout); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // granting again changes nothing
-		n, err := Grant(ctx, admin, layout.Topics, Defaults())
+		n, err := rights.Grant(t.Context(), admin, layout.Topics, rights.Defaults())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := count(t, ctx, admin); got != n {
+		if got := count(t, t.Context(), admin); got != n {
 			t.Errorf("granted %d ACLs, the broker holds %d", n, got)
 		}
 	}
-	for _, topic := range layout.All() { // something to read and to delete
-		for range 2 + len(Roles()) {
-			if _, err := admin.Append(ctx, topic, 0, []kafka.Record{{Value: []byte("v")}}); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-
-	type key struct {
-		role   Role
-		topic  string
-		action Operation
-	}
-	allowed := make(map[key]bool)
-	for _, r := range Of(layout.Topics) {
-		for _, o := range r.Operations {
-			allowed[key{r.Role, r.Topic, o}] = true
-		}
-	}
-	for _, role := range Roles() {
+	rightstest.Try(t, admin, layout, func(role rights.Role) *kafka.Client {
 		user := "spillway-" + string(role)
-		client := as(user, users[user])
-		if err := client.Ready(ctx); err != nil {
-			t.Fatalf("%s: %v", role, err)
-		}
-		for _, topic := range layout.All() {
-			for action, try := range map[Operation]func() error{
-				Read: func() error {
-					_, err := client.Fetch(ctx, topic, 0, int64(1+len(Roles())), 1<<20, time.Millisecond)
-					return err
-				},
-				Write: func() error {
-					_, err := client.Append(ctx, topic, 0, []kafka.Record{{Value: []byte("w")}})
-					return err
-				},
-				Delete: func() error {
-					ends, err := admin.Ends(ctx, topic, []int{0})
-					if err != nil {
-						t.Fatal(err)
-					}
-					return client.DeleteRecords(ctx, topic, map[int]int64{0: ends[0].First + 1})
-				},
-			} {
-				err := try()
-				if may := allowed[key{role, topic, action}]; may != (err == nil) {
-					t.Errorf("%s, %s of %s: %v; the table says %v", role, action, topic, err, may)
-				}
-			}
-		}
-		member := kafka.Member{Group: layout.Group(), Generation: -1}
-		err := client.CommitOffsets(ctx, member, []kafka.Commit{{Topic: layout.Spill(), Partition: 0, Metadata: kafka.FirstMetadata}})
-		if (err == nil) != (role == Scheduler) {
-			t.Errorf("%s commits for the group: %v", role, err)
-		}
-		if role == Enqueue || role == Scheduler {
-			if err := kafka.Check(ctx, client, layout); err != nil {
-				t.Errorf("%s checks the topics: %v", role, err)
-			}
-		}
-		res, err := client.Kafka().CreateTopics(ctx, &kafkago.CreateTopicsRequest{Topics: []kafkago.TopicConfig{{Topic: "test.new", NumPartitions: 1, ReplicationFactor: 1}}})
-		if err == nil && res.Errors["test.new"] == nil {
-			t.Errorf("%s creates a topic", role)
-		}
-	}
+		return as(user, users[user])
+	})
 }
 
 // count counts the ACLs that the broker holds.
@@ -222,25 +162,25 @@ func count(t *testing.T, ctx context.Context, admin *kafka.Client) int {
 // TestAClientAsksForNothingThatItMayNotSee: a topic that is asked for and may
 // not be seen is a line in the broker's log, every ten seconds.
 func TestAClientAsksForNothingThatItMayNotSee(t *testing.T) {
-	if got := Topics(Automation, layout.Topics); !slices.Equal(got, []string{layout.Control(), layout.Status()}) {
+	if got := rights.Topics(rights.Automation, layout.Topics); !slices.Equal(got, []string{layout.Control(), layout.Status()}) {
 		t.Errorf("automation sees %v", got)
 	}
-	if got := Topics(Scheduler, layout.Topics); !slices.Equal(got, layout.All()) {
+	if got := rights.Topics(rights.Scheduler, layout.Topics); !slices.Equal(got, layout.All()) {
 		t.Errorf("scheduler sees %v", got)
 	}
 }
 
 func TestPrincipalsThatCannotBe(t *testing.T) {
-	if err := Defaults().Validate(); err != nil {
+	if err := rights.Defaults().Validate(); err != nil {
 		t.Error(err)
 	}
-	for says, change := range map[string]func(Principals){
-		"want User:NAME":   func(p Principals) { p[Enqueue] = "enqueue" },
-		"is everybody":     func(p Principals) { p[Enqueue] = "User:*" },
-		"rights of both":   func(p Principals) { p[Enqueue] = p[Scheduler] },
-		"there is no role": func(p Principals) { p["worker"] = "User:worker" },
+	for says, change := range map[string]func(rights.Principals){
+		"want User:NAME":   func(p rights.Principals) { p[rights.Enqueue] = "enqueue" },
+		"is everybody":     func(p rights.Principals) { p[rights.Enqueue] = "User:*" },
+		"rights of both":   func(p rights.Principals) { p[rights.Enqueue] = p[rights.Scheduler] },
+		"there is no role": func(p rights.Principals) { p["worker"] = "User:worker" },
 	} {
-		p := Defaults()
+		p := rights.Defaults()
 		change(p)
 		if err := p.Validate(); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%v; want %q", err, says)
