@@ -445,3 +445,48 @@ func TestApacheDiskStaysBounded(t *testing.T) {
 	// Segments go a while after their records: file.delete.delay.ms is a minute.
 	product.Until(t, 3*time.Minute, "the space is given back", func() bool { return logDirs(t, address).jobs <= 8*5<<20 })
 }
+
+// TestKilledRightAfterATrim kills broker and scheduler under load, the moment after the log was trimmed: deleted records come back (K2), and what runs
+// again is what was running, or had ended since the last commit; nothing is lost.
+func TestKilledRightAfterATrim(t *testing.T) {
+	t.Setenv("SPILLWAY_SCHEDULER_TRIM_EVERY", "1s")
+	d := product.StartDev(t, t.TempDir())
+	const n, before = 60_000, 20_000
+	f := newFlood(t, n, 8)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	wait := f.work(ctx, d.File())
+	var sending sync.WaitGroup
+	sending.Go(func() { f.send(ctx, d.File(), 0, n) })
+	topic := d.File().Prefix + "jobs.default"
+	product.Until(t, time.Minute, "jobs run", func() bool { return f.ran.Load() > before })
+	first := func() (sum int64) {
+		for _, r := range starts(t, d.File(), topic) {
+			sum += r.First
+		}
+		return sum
+	}
+	was := first()
+	product.Until(t, 10*time.Second, "the log is trimmed", func() bool { return first() > was })
+	trimmedTo := first()
+	broker := d.Signal("broker", syscall.SIGKILL)
+	scheduler := d.Signal("scheduler-0", syscall.SIGKILL)
+	ran := f.ran.Load()
+	d.AwaitRestart("broker", broker, 30*time.Second)
+	d.AwaitRestart("scheduler-0", scheduler, 60*time.Second)
+	t.Logf("killed after %d of %d jobs; the logs began at %d in sum, and now at %d", ran, n, trimmedTo, first())
+	if ran >= n*9/10 {
+		t.Error("the kill came too late to show anything")
+	}
+	product.Until(t, 2*time.Minute, "all jobs run", func() bool { return f.ran.Load() == n })
+	sending.Wait()
+	settled(t, d, f.all(n))
+	cancel()
+	wait()
+	// At most what was running, and what had ended without being committed: both are on their way.
+	again := f.again.Load()
+	t.Logf("%d jobs ran again", again)
+	if again > outstanding {
+		t.Errorf("%d jobs ran again", again)
+	}
+}

@@ -2,6 +2,7 @@ package disk
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os/exec"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/spillway/spillway/pkg/kafka"
 	"github.com/spillway/spillway/test/apache"
 	"github.com/spillway/spillway/test/product"
 )
@@ -92,6 +94,9 @@ func weakTopics(t *testing.T, d *product.Dev) {
 		refused(t, product.Launch(t, "install", cmd, false, nil), "install", topic, c.setting)
 		alter(t, f.Broker.Address, topic, c.setting, good[c.setting])
 	}
+	for _, service := range []string{"enqueue", "scheduler"} { // one copy is not three
+		refused(t, d.Serve(service, service+"-late", "SPILLWAY_DURABILITY=replicated").Process, service, f.Prefix+"jobs.critical", "replicas")
+	}
 	d.Serve("enqueue", "enqueue-late").AwaitReady()
 }
 
@@ -102,4 +107,30 @@ func TestWeakTopicsAreRefused(t *testing.T) { weakTopics(t, product.StartDev(t, 
 func TestApacheWeakTopicsAreRefused(t *testing.T) {
 	cluster := apache.Start(t, apache.Config{Brokers: 1})
 	weakTopics(t, product.StartDev(t, t.TempDir(), "--kafka", strings.Join(cluster.Addresses(), ",")))
+}
+
+// TestApacheTooFewInSync: three copies of which one suffices are refused, and so is a leader that has lost records.
+func TestApacheTooFewInSync(t *testing.T) {
+	cluster := apache.Start(t, apache.Config{Brokers: 3})
+	layout := kafka.Layout{Topics: kafka.Topics{Prefix: "weak."}, Shards: 2, Lanes: 2, Durability: kafka.Replicated}
+	c, err := kafka.New(kafka.Config{Addresses: cluster.Addresses(), ClientID: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	if err := kafka.Install(ctx, c, layout); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []struct{ setting, bad, good string }{{"min.insync.replicas", "1", "2"}, {"unclean.leader.election.enable", "true", "false"}} {
+		alter(t, strings.Join(cluster.Addresses(), ","), layout.Spill(), s.setting, s.bad)
+		product.Until(t, 20*time.Second, s.setting+" is weak", func() bool { // a setting takes a moment to reach all brokers
+			var weak *kafka.WeakSettingError
+			err := kafka.Check(ctx, c, layout)
+			return errors.As(err, &weak) && weak.Topic == layout.Spill() && weak.Setting == s.setting
+		})
+		alter(t, strings.Join(cluster.Addresses(), ","), layout.Spill(), s.setting, s.good)
+		product.Until(t, 20*time.Second, "all is well again", func() bool { return kafka.Check(ctx, c, layout) == nil })
+	}
 }

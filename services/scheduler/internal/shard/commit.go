@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spillway/spillway/pkg/envelope"
 	"github.com/spillway/spillway/pkg/kafka"
 	"github.com/spillway/spillway/pkg/offsets"
 	"github.com/spillway/spillway/services/scheduler/internal/core"
@@ -169,6 +170,11 @@ func (o *Owner) lookForPins(now time.Time) {
 		for _, w := range s.windows() {
 			if w.Kind != core.TopicSpill {
 				ids = append(ids, w.old(now)...)
+			}
+			if w.stuck(now) {
+				oldest, _ := w.tracker.Oldest()
+				o.deps.Log.Error("a partition is not read any more: its oldest record is neither settled nor moved", "topic", w.Topic,
+					"partition", w.Partition, "offset", oldest, "job", envelope.JobID(w.inFlight[oldest].id).String(), "for", stuckFor)
 			}
 		}
 		s.forget(now)

@@ -110,3 +110,33 @@ func (w *Window) full() bool {
 	defer w.owned.mu.Unlock()
 	return w.tracker.Window() == offsets.Limit
 }
+
+// TestWindowThatIsStuckIsTold: nothing of a full window moves for a minute; whoever reads the log hears which record it is, once a minute (H16).
+func TestWindowThatIsStuckIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		topic := topics.Jobs("default")
+		w.jobs(topic, 0, offsets.Limit+1)
+		r := w.own("a")
+		window := r.window(topic, 0)
+		stuck := func(after time.Duration) bool {
+			window.owned.mu.Lock()
+			defer window.owned.mu.Unlock()
+			return window.stuck(time.Now().Add(after))
+		}
+		for offset := range int64(offsets.Limit) {
+			add(t, window, numbered(offset), offset)
+		}
+		for _, c := range []struct {
+			after time.Duration
+			want  bool
+		}{{0, false}, {59 * time.Second, false}, {61 * time.Second, true}, {62 * time.Second, false}, {122 * time.Second, true}} {
+			if got := stuck(c.after); got != c.want {
+				t.Errorf("after %v: %v", c.after, got)
+			}
+		}
+		r.Complete(0, numbered(0), core.Home{Topic: core.Topic(core.Default), Offset: 0})
+		if stuck(200*time.Second) || stuck(300*time.Second) {
+			t.Error("it has moved, and has room")
+		}
+	})
+}

@@ -41,6 +41,8 @@ type Window struct {
 	spilled     bool  // of the common lane: jobs were copied to it since it was drained last
 	bytes       int   // mean size of a record, as read; 0: none was
 	remade      bool  // the log was: an offset from before says nothing about a record that was not read since (H26)
+	stuckAt     int64 // low when stuck last saw it move
+	stuckSince  time.Time
 	// crowdedBelow, if not 0, is up to where all must be complete for a commit to hold what is complete above.
 	crowdedBelow int64
 	trimmed      int64 // the log was asked to forget what is below, since the shard was taken
@@ -252,6 +254,23 @@ func (w *Window) crowding() []core.JobID {
 	}
 	return ids
 }
+
+// stuck reports, once each stuckFor, whether the window has been full for so long without its low moving: what holds it up is neither settled nor
+// moved, and no record behind it is read (H16). owned.mu is held.
+func (w *Window) stuck(now time.Time) bool {
+	if low := w.tracker.Low(); low != w.stuckAt || w.stuckSince.IsZero() || w.tracker.Window() < offsets.Limit {
+		w.stuckAt, w.stuckSince = low, now
+		return false
+	}
+	if now.Sub(w.stuckSince) < stuckFor {
+		return false
+	}
+	w.stuckSince = now
+	return true
+}
+
+// stuckFor is longer than anything takes that moves a home while the log takes writes.
+const stuckFor = time.Minute
 
 // What holds a window up has its home moved (architecture §6.6).
 const (
