@@ -11,5 +11,6 @@
 //   - What could not be written is written again while this replica owns the shard, and dropped when it does not: the next owner runs
 //     the job again.
 //
-// Bounds: what waits to be written is at most one settlement for each lease and one move for each queued job that the engine names.
+// Bounds: what waits to be written is at most one settlement for each lease and one move for each queued job that the engine names,
+// whose records the engine counts, and failedBytes of what intake has: it waits in Room, so a log that takes no writes slows it down.
 package settle

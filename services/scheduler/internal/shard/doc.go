@@ -13,10 +13,12 @@
 //
 // Guarantees:
 //   - Nothing is granted of a shard before its fence is durable and its outcomes are read up to it.
-//   - A commit never passes a record that is not complete; what is complete above it is in the commit's metadata (H3).
+//   - A commit never passes a record that is not complete; what is complete above it is in the commit's metadata (H3). When that has no room
+//     for all of it, the oldest incomplete jobs are moved, and until then the events of what is left out stay needed.
+//   - The log is asked to forget only what lies below the commits, and never the last record of a partition (H8, K1).
 //   - An event stays above the committed offset of outcomes until the completion that it explains is committed.
 //   - A lane's owner is committed before the first record is written to the lane.
 //   - No commit for a partition is no reason to guess: the shard is refused (H7).
 //
-// Goroutines: one for each input (Inputs), one for commits and trimming, one that looks at the lanes; all end with the generation.
+// Goroutines: one for each input (Inputs), one for commits, one beside it that trims, one that looks at the lanes; all end with the generation.
 package shard
