@@ -32,6 +32,9 @@ const (
 	readyFor = 30 * time.Second
 	// repeatAfter is how often the log says that the control log still cannot be read, and why: a wrong password does not heal by itself.
 	repeatAfter = time.Minute
+	// lagFor is how long the log's end may lie before what was read. A leader that has just been elected does not know its end until the
+	// other replicas have asked it for more, moments later; a log that was truncated or replaced never does. Nothing is confirmed meanwhile.
+	lagFor = 15 * time.Second
 	// verdictWindow is how many verdicts are kept for writers that read their records back, within seconds at most.
 	verdictWindow = 4096
 )
@@ -78,6 +81,8 @@ func (f *Follower) Run(ctx context.Context) error {
 	var next int64
 	pause := retryMin
 	var down time.Time // when it was last said that the log cannot be read; zero while it can
+	var end int64      // the furthest that the log's end was seen
+	var lag time.Time  // since when it is said to lie before that; zero: it is not
 	for ctx.Err() == nil {
 		sent := time.Now()
 		batch, err := f.fetch(ctx, next)
@@ -104,8 +109,16 @@ func (f *Follower) Run(ctx context.Context) error {
 			f.out.InfoContext(ctx, "control log is read again", slog.Int64("sequence", next-1))
 		}
 		down, pause = time.Time{}, retryMin
-		if batch.HighWatermark < next {
-			return f.halt(ctx, &StopError{Sequence: next, Reason: fmt.Sprintf("the log ends at %d, before what was read", batch.HighWatermark)})
+		if batch.HighWatermark < end {
+			// It proves nothing about what is newer, were it the end of what we have read.
+			if lag.IsZero() {
+				lag = sent
+			}
+			if sent.Sub(lag) > lagFor {
+				return f.halt(ctx, &StopError{Sequence: next, Reason: fmt.Sprintf("the log ends at %d and has ended at %d before", batch.HighWatermark, end)})
+			}
+		} else {
+			end, lag = batch.HighWatermark, time.Time{}
 		}
 		if len(batch.Messages) > 0 {
 			if err := f.apply(ctx, batch.Messages); err != nil {
@@ -113,7 +126,7 @@ func (f *Follower) Run(ctx context.Context) error {
 			}
 			next = batch.Messages[len(batch.Messages)-1].Offset + 1
 		}
-		if next >= batch.HighWatermark {
+		if lag.IsZero() && next >= batch.HighWatermark {
 			f.confirm(sent, len(batch.Messages) == 0)
 		}
 	}
