@@ -227,8 +227,17 @@ func (s *owned) inherit(drained bool, prefix string, taken time.Time) {
 	s.legacy = legacy{}
 	switch {
 	case drained:
+		ended := make(map[core.JobID]bool, len(left.leases)) // there are far more settled jobs
 		for _, h := range left.leases {
-			if p := s.history[h.JobID]; !p.Settled && p.Reported.Before(h.Token) { // or it has ended since
+			ended[h.JobID] = !s.history[h.JobID].Reported.Before(h.Token)
+		}
+		for _, o := range s.recent {
+			if _, named := ended[o.id]; named {
+				ended[o.id] = true
+			}
+		}
+		for _, h := range left.leases {
+			if !ended[h.JobID] {
 				s.inherited = append(s.inherited, h)
 			}
 		}
