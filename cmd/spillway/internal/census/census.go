@@ -14,8 +14,8 @@
 //
 // # Cost
 //
-// Some 50 bytes of memory for each distinct id, and one pass over what the logs
-// still hold.
+// Some 50 bytes of memory for each distinct id, twice that if its record is
+// complete and still there, and one pass over what the logs still hold.
 package census
 
 import (
@@ -89,16 +89,26 @@ type Census struct {
 	// by the place where they were, as HeaderParkedFrom names it; passed are
 	// the unreadable records that are complete, and must be among them.
 	parked, passed map[string]bool
+	// completed is when and where the record of a job was written that is
+	// complete; see settledBefore.
+	completed map[envelope.JobID]written
 	// Unreadable are records and events that could not be decoded, Forged are
 	// events with a wrong MAC.
 	Unreadable, Forged int
 }
 
+// written is when and in which shard a record was written.
+type written struct {
+	at    time.Time
+	shard int
+}
+
 // events is how far a partition of outcomes was read.
 type events struct {
-	first, next int64 // first is where reading began
-	fence       int64 // the last fence's offset, -1 if none is known
-	trimmed     bool  // the log does not reach back to what was asked for
+	first, next int64     // first is where reading began
+	oldest      time.Time // of the first event that was read; zero before it
+	fence       int64     // the last fence's offset, -1 if none is known
+	trimmed     bool      // the log does not reach back to what was asked for
 	// Outcomes below committed, as found in the log and as counted by the
 	// owner: the latter include those that were trimmed.
 	committed int64
@@ -109,7 +119,7 @@ type events struct {
 // New begins a count. Nothing is read before the first call of Outcomes or
 // Homes.
 func New(cfg Config) *Census {
-	return &Census{cfg: cfg, jobs: make(map[envelope.JobID]Place), parked: make(map[string]bool), passed: make(map[string]bool)}
+	return &Census{cfg: cfg, jobs: make(map[envelope.JobID]Place), completed: make(map[envelope.JobID]written), parked: make(map[string]bool), passed: make(map[string]bool)}
 }
 
 // Place is where the count has a job so far.
@@ -209,6 +219,9 @@ func (c *Census) event(e *events, m *kafka.Message) {
 		c.Unreadable++
 		return
 	}
+	if e.oldest.IsZero() {
+		e.oldest = timeOf(&event)
+	}
 	if event.GetFence() != nil {
 		e.fence = m.Offset
 		return
@@ -232,6 +245,35 @@ func (c *Census) event(e *events, m *kafka.Message) {
 	}
 }
 
+// timeOf is when an event was written, by its scheduler's clock; zero if it does not say.
+func timeOf(event *logv1.JobEvent) time.Time {
+	switch {
+	case event.GetFence().GetAt() != nil:
+		return event.GetFence().GetAt().AsTime()
+	case event.GetSettled().GetSettledAt() != nil:
+		return event.GetSettled().GetSettledAt().AsTime()
+	case event.GetAttempt().GetAttempt().GetEndedAt() != nil:
+		return event.GetAttempt().GetAttempt().GetEndedAt().AsTime()
+	}
+	return time.Time{}
+}
+
+// skew is what the clocks of a broker and a scheduler may differ.
+const skew = time.Minute
+
+// settledBefore reports whether a job that is complete, and of which nothing else
+// was found, may have its outcome among those that the log has given up: its
+// record is older than all that is left of them. The last record of a partition
+// is never given up, however old. Its owner has counted it.
+func (c *Census) settledBefore(id envelope.JobID) bool {
+	w, has := c.completed[id]
+	if !has || w.shard >= len(c.events) {
+		return false
+	}
+	e := c.events[w.shard]
+	return e.trimmed && w.at.Before(e.oldest.Add(skew))
+}
+
 // Homes reads the schedulers' commits and then every record that the logs still
 // hold. Call Outcomes after it: jobs that were settled meanwhile count as
 // unsettled, or as vanished, until then.
@@ -249,8 +291,12 @@ func (c *Census) Homes(ctx context.Context) error {
 			return fmt.Errorf("count jobs: %w", err)
 		}
 	}
+	shards, err := c.cfg.Client.Partitions(ctx, c.cfg.Topics.Outcomes())
+	if err != nil {
+		return fmt.Errorf("count jobs: %w", err)
+	}
 	for _, h := range homes {
-		if err := c.home(ctx, h); err != nil {
+		if err := c.home(ctx, h, shards); err != nil {
 			return fmt.Errorf("count jobs: %w", err)
 		}
 	}
@@ -329,7 +375,7 @@ func (h *home) open(ctx context.Context, client *kafka.Client, group string) err
 	return nil
 }
 
-func (c *Census) home(ctx context.Context, h home) error {
+func (c *Census) home(ctx context.Context, h home, shards int) error {
 	ends, err := c.cfg.Client.Ends(ctx, h.topic, partitions(len(h.commits)))
 	if err != nil {
 		return err
@@ -358,7 +404,10 @@ func (c *Census) home(ctx context.Context, h home) error {
 			}
 			place := h.place
 			if complete {
-				place = Vanished // unless another record or an outcome says otherwise
+				place = Vanished                      // unless another record or an outcome says otherwise
+				if m.Time.After(c.completed[id].at) { // the youngest of its records decides
+					c.completed[id] = written{m.Time, kafka.ShardOf(q, shards)}
+				}
 			}
 			c.jobs[id] = max(c.jobs[id], place)
 		})

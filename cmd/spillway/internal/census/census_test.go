@@ -238,3 +238,35 @@ func TestCountBeginsWithTheFence(t *testing.T) {
 		t.Errorf("totals %+v", got)
 	}
 }
+
+// TestRecordThatOutlivesItsOutcome: the last record of a partition is never trimmed. When its outcome has been, it is counted by its owner, and is no
+// loss; a record that is younger than what is left of outcomes is one.
+func TestRecordThatOutlivesItsOutcome(t *testing.T) {
+	l := start(t)
+	jobs := l.topics.Jobs("default")
+	settle := func(n int, at time.Time) int64 {
+		return l.append(l.topics.Outcomes(), 0, nil, &logv1.JobEvent{Event: &logv1.JobEvent_Settled{
+			Settled: &logv1.Settled{JobId: id(n).String(), Outcome: jobv1.Outcome_OUTCOME_SUCCEEDED, SettledAt: timestamppb.New(at)}}})
+	}
+	l.job(jobs, 1) // now, by the broker's clock
+	settle(1, time.Now())
+	left := settle(2, time.Now().Add(time.Hour)) // its record is trimmed
+	l.commit(jobs, 1, offsets.Metadata{})
+	l.commit(l.topics.Outcomes(), left, offsets.Metadata{Counts: offsets.Counts{Succeeded: 1}.String()})
+	if err := l.client.DeleteRecords(t.Context(), l.topics.Outcomes(), map[int]int64{0: left}); err != nil {
+		t.Fatal(err)
+	}
+	if got := l.count(Config{}).Totals(0); got != (Totals{Accepted: 2, Succeeded: 2}) {
+		t.Errorf("totals %+v", got)
+	}
+
+	// The same, but what is left of outcomes is older than the record.
+	younger := settle(3, time.Now().Add(-time.Hour))
+	l.commit(l.topics.Outcomes(), younger, offsets.Metadata{Counts: offsets.Counts{Succeeded: 2}.String()})
+	if err := l.client.DeleteRecords(t.Context(), l.topics.Outcomes(), map[int]int64{0: younger}); err != nil {
+		t.Fatal(err)
+	}
+	if got := l.count(Config{}).Totals(0); got != (Totals{Accepted: 4, Succeeded: 3, Difference: 1}) {
+		t.Errorf("totals %+v", got)
+	}
+}

@@ -45,7 +45,10 @@ type Totals struct {
 // Totals adds up what was read. leased is what Leased returned, or 0.
 func (c *Census) Totals(leased int64) Totals {
 	var n [places]int64
-	for _, place := range c.jobs {
+	for id, place := range c.jobs {
+		if place == Vanished && c.settledBefore(id) {
+			continue // its owner has counted it
+		}
 		n[place]++
 	}
 	if c.cfg.Only == nil && c.cfg.From.IsZero() {
