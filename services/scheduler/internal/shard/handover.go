@@ -229,7 +229,7 @@ func (s *owned) inherit(drained bool, prefix string, taken time.Time) {
 	case drained:
 		ended := make(map[core.JobID]bool, len(left.leases)) // there are far more settled jobs
 		for _, h := range left.leases {
-			ended[h.JobID] = !s.history[h.JobID].Reported.Before(h.Token)
+			ended[h.JobID] = false
 		}
 		for _, o := range s.recent {
 			if _, named := ended[o.id]; named {
@@ -237,7 +237,7 @@ func (s *owned) inherit(drained bool, prefix string, taken time.Time) {
 			}
 		}
 		for _, h := range left.leases {
-			if !ended[h.JobID] {
+			if !ended[h.JobID] && s.history[h.JobID].Reported.Before(h.Token) {
 				s.inherited = append(s.inherited, h)
 			}
 		}

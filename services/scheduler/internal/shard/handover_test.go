@@ -206,6 +206,7 @@ func TestDrainedCommitOfUnknownFateIsTakenBack(t *testing.T) {
 		heal := w.broker.Fault(kafkatest.OffsetCommit, topics.Outcomes(), 7, -1) // done, and not confirmed
 		time.AfterFunc(1900*time.Millisecond, heal)
 		other := w.own("b")
+		time.Sleep(5 * time.Second)
 		if len(w.handovers(0)) != 1 {
 			t.Fatalf("%d handovers", len(w.handovers(0)))
 		}
