@@ -98,8 +98,8 @@ func TestApacheThreeBrokers(t *testing.T) {
 }
 
 func TestApacheSecure(t *testing.T) {
-	c := Start(t, Config{Secure: true})
-	create(t, client(t, c, c.secrets.options(c.Admin())...), 1)
+	c := Start(t, Config{Brokers: 3, Secure: true}) // three also log in to each other
+	create(t, client(t, c, c.secrets.options(c.Admin())...), 3)
 	c.AddUser("somebody", "first")
 	c.AddUser("somebody", "second")
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
