@@ -320,17 +320,35 @@ func TestARunWithoutAFaultProvesNothing(t *testing.T) {
 // TestWaits: what a fault found is told apart from what came after it.
 func TestWaits(t *testing.T) {
 	s := clean()
+	s.events = slices.DeleteFunc(s.events, func(e Event) bool { return e.Kind == Hold || e.Kind == Resume || e.Key == "waits" || e.Job == "id-waits" })
 	s.send(10_800, "found", "plain", OK) // lies in the log when the shard changes hands
 	s.exec(17_500, 17_510, "found", "plain", token(60, 20), "worker-0")
 	s.settle(17_520, 80, "found", 60, token(60, 20), "SUCCEEDED")
 	s.send(17_200, "fresh", "plain", OK)
 	s.exec(17_530, 17_540, "fresh", "plain", token(60, 21), "worker-0")
 	s.settle(17_550, 81, "fresh", 60, token(60, 21), "SUCCEEDED")
-	w := judge(s, rules).Waits(0, 40*time.Second)
-	want := Waits{Fresh: 328 * time.Millisecond, FreshP99: 328 * time.Millisecond, FreshJobs: 1, Found: 6698 * time.Millisecond, FoundJobs: 1,
-		Flight: 35_300 * time.Millisecond, FlightJobs: 2, Call: 2 * time.Millisecond, Gap: 6100 * time.Millisecond, Shards: 1}
-	w.Worst = ""
+	s.at(61_900, Event{Kind: Hold, Source: "held"})
+	s.at(70_000, Event{Kind: Resume, Source: "held"})
+	s.send(17_200, "waits in a lane", "held", OK)
+	s.exec(29_530, 29_540, "waits in a lane", "held", token(60, 22), "worker-0")
+	s.settle(29_550, 83, "waits in a lane", 60, token(60, 22), "SUCCEEDED")
+	s.send(17_200, "limited", "narrow", OK) // waits for its quota
+	s.exec(29_530, 29_540, "limited", "narrow", token(60, 23), "worker-0")
+	s.settle(29_550, 82, "limited", 60, token(60, 23), "SUCCEEDED")
+	v := judge(s, rules)
+	w := v.Waits(0, 40*time.Second)
+	if !strings.HasPrefix(w.Worst[0], "fresh of plain") || !strings.HasPrefix(w.Worst[1], "found of plain") {
+		t.Errorf("worst %q", w.Worst)
+	}
+	w.Worst = [2]string{}
+	want := Waits{
+		Fresh: 328 * time.Millisecond, FreshP99: 328 * time.Millisecond, FreshJobs: 1, Found: 6500 * time.Millisecond, FoundJobs: 1,
+		Flight: 35_300 * time.Millisecond, FlightJobs: 2, Call: 2 * time.Millisecond, Gap: 6100 * time.Millisecond, Shards: 1,
+	}
 	if w != want {
 		t.Errorf("got  %+v\nwant %+v", w, want)
+	}
+	if q := v.QuietWait(); q != 3*time.Millisecond {
+		t.Errorf("quiet wait %v, want that of an ordinary job", q)
 	}
 }

@@ -8,15 +8,17 @@ import (
 )
 
 // Waits are the longest times from a job's acceptance to its first start, of the jobs
-// that a fault may have touched, by what the fault found them doing. How long the
-// acceptance itself took is told apart, as Call.
+// that came with a fault or after it, by what the fault found them doing. How long
+// the acceptance itself took is told apart, as Call. Sources with a quota are left
+// out, because they wait for it, and sources that were held, because their jobs wait
+// in a lane, in order, behind those that a takeover found there.
 type Waits struct {
-	// Fresh are jobs that the shard's new owner met as new: accepted after its
-	// fence, or of a shard that changed no hands.
+	// Fresh are jobs that one owner met and started: accepted after its fence, or of
+	// a shard that changed no hands.
 	Fresh, FreshP99 time.Duration
 	FreshJobs       int
 	// Found are jobs that lay in the log when their shard changed hands, and had
-	// not started.
+	// not started. Their time counts from the last fault that moved the shard.
 	Found     time.Duration
 	FoundJobs int
 	// Flight is the longest time from the fault to the end of a job that ran when it
@@ -29,8 +31,8 @@ type Waits struct {
 	// fault when there was none, to its fence. Shards is how many changed hands.
 	Gap    time.Duration
 	Shards int
-	// Worst tells of the job that waited longest, fresh or found.
-	Worst string
+	// Worst tells of the jobs that waited longest, fresh and found.
+	Worst [2]string
 }
 
 // Waits measures the i-th fault: takeovers until the next one, but no longer than
@@ -46,25 +48,10 @@ func (o *Verdict) Waits(i int, recovery time.Duration) Waits {
 		end = min(end, o.view.faults[i+1].Mono)
 	}
 	var w Waits
-	fenced := map[int32]int64{} // the last takeover of each shard
-	for _, e := range o.view.fences {
-		if e.Mono <= f.Mono || e.Mono > end {
-			continue
-		}
-		from := f.Mono
-		for _, h := range o.view.hands {
-			if h.Token.Shard == e.Token.Shard && h.Mono >= f.Mono && h.Mono <= e.Mono {
-				from = h.Mono
-			}
-		}
-		w.Gap = max(w.Gap, time.Duration(e.Mono-max(from, fenced[e.Token.Shard])))
-		fenced[e.Token.Shard] = e.Mono
-	}
-	w.Shards = len(fenced)
+	o.gaps(&w, f, end)
 	var fresh []time.Duration
-	var worst time.Duration
 	for _, j := range o.view.order {
-		if j.invoke == nil || j.invoke.Due == 0 || len(j.runs) == 0 || j.ok == 0 {
+		if !o.measured(j) {
 			continue
 		}
 		first := j.runs[0]
@@ -74,42 +61,88 @@ func (o *Verdict) Waits(i int, recovery time.Duration) Waits {
 				w.Flight = max(w.Flight, time.Duration(last-f.Mono))
 			}
 		}
-		from := j.answered
-		early := i > 0 && from < f.Mono-int64(o.rules.Jitter)
-		if first.start <= f.Mono || from > end || early || o.view.heldWithin(j.source, from, first.start) {
+		early := i > 0 && j.answered < f.Mono-int64(o.rules.Jitter)
+		if first.start <= f.Mono || j.answered > end || early {
 			continue
 		}
 		w.Call = max(w.Call, time.Duration(j.answered-j.invoke.Mono))
-		wait := time.Duration(max(first.start-j.answered, 0)) // the answer may come after the start
-		if wait > worst {
-			worst = wait
-			w.Worst = fmt.Sprintf("%s of %s, shard %d, due at %s, accepted at %s, started at %s", j.key, j.source, first.event.Token.Shard, o.at(j.invoke.Due), o.at(j.answered), o.at(first.start))
-		}
-		if at, moved := fenced[first.event.Token.Shard]; moved && j.answered <= at {
+		if from, found := o.found(j); found {
 			w.FoundJobs++
-			w.Found = max(w.Found, wait)
+			if wait := time.Duration(first.start - from); wait > w.Found {
+				w.Found, w.Worst[1] = wait, o.tell(j)
+			}
 			continue
 		}
-		fresh = append(fresh, wait)
+		wait := j.wait()
+		if fresh = append(fresh, wait); wait > w.Fresh {
+			w.Fresh, w.Worst[0] = wait, o.tell(j)
+		}
 	}
 	slices.Sort(fresh)
-	if n := len(fresh); n > 0 {
-		w.FreshJobs, w.Fresh, w.FreshP99 = n, fresh[n-1], fresh[(n-1)*99/100]
+	if w.FreshJobs = len(fresh); w.FreshJobs > 0 {
+		w.FreshP99 = fresh[(w.FreshJobs-1)*99/100]
 	}
 	return w
 }
 
-// QuietWait is the longest wait of jobs that started before the first fault: what
-// the same load costs on the same machine when nothing is done to anybody.
-func (o *Verdict) QuietWait() time.Duration {
-	until := int64(math.MaxInt64)
-	if len(o.view.faults) > 0 {
-		until = o.view.faults[0].Mono
+// gaps looks at the takeovers between a fault and the end of its time.
+func (o *Verdict) gaps(w *Waits, f fault, end int64) {
+	fenced := map[int32]int64{}
+	for _, e := range o.view.fences {
+		if e.Mono <= f.Mono || e.Mono > end {
+			continue
+		}
+		from := max(f.Mono, fenced[e.Token.Shard])
+		for _, h := range o.view.hands {
+			if h.Token.Shard == e.Token.Shard && h.Mono >= from && h.Mono <= e.Mono {
+				from = h.Mono
+			}
+		}
+		w.Gap = max(w.Gap, time.Duration(e.Mono-from))
+		fenced[e.Token.Shard] = e.Mono
 	}
+	w.Shards = len(fenced)
+}
+
+// measured says whether a job's wait says something about its schedulers.
+func (o *Verdict) measured(j *job) bool {
+	return j.invoke != nil && j.invoke.Due != 0 && j.ok > 0 && len(j.runs) > 0 && o.rules.Limits[j.source] == Limit{} && len(o.view.held[j.source]) == 0
+}
+
+// wait is from the acceptance to the first start; the answer may come after it.
+func (j *job) wait() time.Duration { return time.Duration(max(j.runs[0].start-j.answered, 0)) }
+
+// found says whether a job lay in the log when its shard changed hands, and from
+// when on it counts as waiting: its acceptance, or the last fault before that.
+func (o *Verdict) found(j *job) (from int64, found bool) {
+	start := j.runs[0].start
+	from = j.answered
+	for _, e := range o.view.fences {
+		if e.Token.Shard != j.runs[0].event.Token.Shard || e.Mono < j.answered || e.Mono > start {
+			continue
+		}
+		found = true
+		for _, f := range o.view.faults {
+			if f.Mono <= e.Mono {
+				from = max(from, f.Mono)
+			}
+		}
+	}
+	return from, found
+}
+
+func (o *Verdict) tell(j *job) string {
+	return fmt.Sprintf("%s of %s, shard %d, due at %s, accepted at %s, started at %s", j.key, j.source, j.runs[0].event.Token.Shard,
+		o.at(j.invoke.Due), o.at(j.answered), o.at(j.runs[0].start))
+}
+
+// QuietWait is the longest wait at times when nothing was done to anybody and nothing
+// recovered from it: what the same load costs on the same machine.
+func (o *Verdict) QuietWait() time.Duration {
 	var longest time.Duration
 	for _, j := range o.view.order {
-		if j.invoke != nil && j.invoke.Due != 0 && j.ok > 0 && len(j.runs) > 0 && j.runs[0].start < until {
-			longest = max(longest, time.Duration(j.runs[0].start-j.answered))
+		if o.measured(j) && !o.disturbed(j.answered, j.runs[0].start) {
+			longest = max(longest, j.wait())
 		}
 	}
 	return longest
