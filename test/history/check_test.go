@@ -348,7 +348,7 @@ func TestWaits(t *testing.T) {
 	if w != want {
 		t.Errorf("got  %+v\nwant %+v", w, want)
 	}
-	if q := v.QuietWait(); q != 3*time.Millisecond {
+	if q := v.QuietWait(); q != 8*time.Millisecond {
 		t.Errorf("quiet wait %v, want that of an ordinary job", q)
 	}
 }
