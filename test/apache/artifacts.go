@@ -25,7 +25,7 @@ var pom []byte
 const fetchTimeout = 5 * time.Minute
 
 // toolsMissing says how to get what cannot be fetched.
-const toolsMissing = "Apache Kafka needs Java 17 or newer, and Maven to be fetched: install them, for example with\n" +
+const toolsMissing = "java 17 or newer is missing, or Maven to fetch Apache Kafka with: install them, for example with\n" +
 	"\tapt-get install --no-install-recommends default-jre-headless maven    (Debian, Ubuntu)\n" +
 	"\tbrew install openjdk maven                                            (macOS)"
 
