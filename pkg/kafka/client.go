@@ -196,6 +196,7 @@ func (c *Client) forget(ctx context.Context) {
 // turn this client away, see Refused.
 func (c *Client) Ready(ctx context.Context) error {
 	var last error // more than that the time is over
+	pause := retryPause
 	for began := time.Now(); ; {
 		err := c.ready(ctx)
 		if err == nil {
@@ -204,7 +205,10 @@ func (c *Client) Ready(ctx context.Context) error {
 		if last == nil || ctx.Err() == nil {
 			last = err
 		}
-		if Refused(err) && time.Since(began) > refusedFor || !sleep(ctx, retryPause) {
+		if hungUp(err) { // which brokers write into their logs
+			pause = min(2*pause, refusedFor)
+		}
+		if Refused(err) && time.Since(began) > refusedFor || !sleep(ctx, pause) {
 			return fmt.Errorf("kafka: not ready at %s: %w", strings.Join(c.config.Addresses, ","), c.guess(last))
 		}
 	}

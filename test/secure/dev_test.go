@@ -73,6 +73,18 @@ func TestApacheDev(t *testing.T) {
 	})
 }
 
+// TestApacheDevOnThreeBrokers: an installation gets as many copies as the brokers
+// can hold.
+func TestApacheDevOnThreeBrokers(t *testing.T) {
+	cluster := apache.Start(t, apache.Config{Brokers: 3})
+	brokers := strings.Join(cluster.Addresses(), ",")
+	dev := product.StartDev(t, t.TempDir(), "--kafka", brokers)
+	if n := copies(t, brokers, dev.File().Prefix+"outcomes"); n != 3 {
+		t.Errorf("outcomes has %d copies", n)
+	}
+	load(t, dev)
+}
+
 // load runs a short load against a dev and fails the test if anything is lost
 // by its own account or the ledger's.
 func load(t *testing.T, dev *product.Dev) {
