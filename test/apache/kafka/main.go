@@ -71,6 +71,9 @@ func run(ctx context.Context, dir string, config apache.Config) (err error) {
 	if cluster != nil {
 		defer func() { err = errors.Join(err, cluster.Close()) }()
 	}
+	if ctx.Err() != nil {
+		return nil // somebody did not want to wait
+	}
 	if err != nil {
 		return err
 	}
