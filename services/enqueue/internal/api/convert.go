@@ -19,6 +19,10 @@ import (
 // envelopeBytes is what a record has beside its spec, at most: id 38, times 30, hash 34, replica 66, headers of trace, version and transit 200.
 const envelopeBytes = 400
 
+// callBytes is what a call holds while it waits for the log, beside its jobs: goroutine, stream, contexts, its part of a connection. With a
+// broker that does not answer and jobs of 256 bytes, 9,000 waiting calls took 160 MiB; the budget for bytes has to see them.
+const callBytes = 12 << 10
+
 // priorities pairs the words of both sides. What is not in it is not known.
 var priorities = map[jobv1.Priority]core.Priority{
 	jobv1.Priority_PRIORITY_UNSPECIFIED: core.None,

@@ -50,6 +50,7 @@ func (h *Handler) Enqueue(ctx context.Context, req *enqueuev1.EnqueueRequest) (*
 	if refusal != nil {
 		return nil, failure(req.GetJob().GetSource(), refusal)
 	}
+	job.Bytes += callBytes
 	req.Job = nil // the job's Record holds it, for no longer than it is needed
 	r := h.publisher.Publish(ctx, caller(ctx), []core.Job{job}, func() { judged(ctx) })[0]
 	if r.Refusal != nil {
@@ -81,6 +82,7 @@ func (h *Handler) EnqueueBatch(ctx context.Context, req *enqueuev1.EnqueueBatchR
 	// a batch of which one job is accepted would hold its 3 MiB for the price of that one.
 	req.Jobs = nil
 	if len(jobs) > 0 {
+		jobs[0].Bytes += callBytes
 		for n, r := range h.publisher.Publish(ctx, caller(ctx), jobs, func() { judged(ctx) }) {
 			if i := places[n]; r.Refusal != nil {
 				items[i] = itemError(jobs[n].Source, r.Refusal)

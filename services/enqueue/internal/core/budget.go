@@ -9,7 +9,8 @@ type Budget struct {
 }
 
 // sourceShare is the part of the budget that one source may hold: with a quarter, three floods at once leave the fourth quarter to everybody
-// else, and a single source still has 6 MiB of the default 24 MiB in flight, 75 times what it holds at 20,000 jobs/s of 1 KiB and 4 ms.
+// else, and a single source still has 6 MiB of the default 24 MiB in flight, 75 times what it holds at 20,000 jobs/s of 1 KiB and 4 ms in batches,
+// and six times if each job comes in a call of its own.
 const sourceShare = 4
 
 // usable is the part of the budget, in percent, that a priority may fill together with all others: so the lowest is refused first (reliability
