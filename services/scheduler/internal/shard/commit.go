@@ -149,11 +149,13 @@ func (o *Owner) lookForCrowds() {
 	for _, s := range o.all() {
 		s.mu.Lock()
 		for _, w := range s.windows() {
-			if crowd := w.crowding(); len(crowd) > 0 {
-				ids = append(ids, crowd...)
+			crowd := w.crowding()
+			if len(crowd) > 0 && !w.crowdTold {
 				o.deps.Log.Info("a commit has no room for all that is complete: the oldest jobs are moved to their lanes", "topic", w.Topic,
 					"partition", w.Partition, "jobs", len(crowd))
 			}
+			w.crowdTold = len(crowd) > 0
+			ids = append(ids, crowd...)
 		}
 		s.mu.Unlock()
 	}

@@ -45,6 +45,7 @@ type Window struct {
 	stuckSince  time.Time
 	// crowdedBelow, if not 0, is up to where all must be complete for a commit to hold what is complete above.
 	crowdedBelow int64
+	crowdTold    bool  // the log has heard of it
 	trimmed      int64 // the log was asked to forget what is below, since the shard was taken
 }
 
