@@ -13,8 +13,9 @@
 // shard's history was read (H5, H6, H17, H18). An outcome is durable before its job's offset is complete (H1, H3). A job of a held
 // source does not start once the hold is acknowledged (I10).
 //
-// Failure: without the broker it grants nothing, keeps renewing leases for as long as the suspension lasts, and goes on by itself.
-// Killed, it loses nothing: the next owner fences, reads, and runs again what had no outcome.
+// Failure: without the broker it grants nothing, renews leases for 9 s, keeps its shards, and goes on by itself. Stopped in order, or when shards go
+// to others, it hands over the leases that are left: those jobs go on under the next owner, and everything else is granted at once. Killed, it
+// loses nothing: the next owner fences, reads, and runs again what had no outcome.
 //
 // Rooms that own goroutines: shard (ownership, commits, lanes), intake (one a partition), dispatch (the engine's pump), settle (two).
 package scheduler

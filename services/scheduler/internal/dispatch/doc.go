@@ -21,6 +21,9 @@
 // # Guarantees
 //
 //   - Nothing is granted while the gate is shut: control not confirmed, no live generation, suspended (TestGate).
+//   - A grant that was not written within 500 ms of its decision goes back to the engine, and so does one whose shard goes to another owner: it is
+//     never sent (TestStaleGrantIsNotSent, TestHandOverEndsEverythingAtOnce).
+//   - Leases are renewed only of shards that are this replica's, and only while the gate says so.
 //   - A result is passed on once, and answered when it is durable or refused; a lease is bound to its worker, and a
 //     worker to the caller who opened its first stream, as long as it may hold leases (S17).
 //   - A hold is acknowledged when every lease that it found undecided is started or back, or after 200 ms.

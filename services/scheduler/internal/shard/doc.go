@@ -2,17 +2,22 @@
 // gives them back.
 //
 // Owner.Run follows the consumer group. In each generation it attaches the shards that it was given, runs their inputs, and commits five
-// times a second; at the generation's end it stops the inputs, commits for the last time and keeps the engine's state: a shard that
-// comes back without a foreign fence is resumed without reading anything again (H16, H34).
+// times a second. At a generation's end it stops the inputs. If the group only rebalances, or the replica stops, it hands the leases of all
+// shards over and commits that they are drained (handover.go); if the coordinator was lost it can do neither, and renews leases for 9 s. Either way it
+// keeps the engine's state: a shard that comes back without a foreign fence is resumed without reading anything again (H16, H34).
 //
-//	         given               generation ends
-//	(none) ────────▶ attached ──────────────────▶ suspended ──▶ attached   given again, no foreign fence
-//	                 fence,                        no grant,  ──▶ (none)    given to another, or fenced by another
-//	                 history,                      no produce
-//	                 then inputs
+//	         given             rebalance, stop
+//	(none) ────────▶ attached ───────────────────▶ handed over ─┬─▶ attached   given again, no foreign fence
+//	                 fence,        │               no renewal   │
+//	                 history,      │ coordinator                │
+//	                 then inputs   └────────lost─▶ suspended ───┴─▶ (none)     given to another, or fenced by another
+//	                                               renewals for 9 s
 //
 // Guarantees:
-//   - Nothing is granted of a shard before its fence is durable and its outcomes are read up to it.
+//   - Nothing is granted of a shard before its fence is durable and its outcomes are read up to it, nor while a commit says that it is drained.
+//   - A lease of the owner before is inherited if it was handed over, or if its worker announces it. Records that it may have granted beside those
+//     wait for the quarantine: none if it handed over.
+//   - Shards of replicas that lost the coordinator together with this one are theirs for another 4 s.
 //   - A commit never passes a record that is not complete; what is complete above it is in the commit's metadata (H3). When that has no room
 //     for all of it, the oldest incomplete jobs are moved, and until then the events of what is left out stay needed.
 //   - The log is asked to forget only what lies below the commits, and never the last record of a partition (H8, K1).
