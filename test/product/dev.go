@@ -15,8 +15,15 @@ type File struct {
 	DataDir string `json:"data_dir"`
 	PID     int    `json:"pid"`
 	Broker  struct {
-		Kind    string `json:"kind"`
-		Address string `json:"address"`
+		Kind         string `json:"kind"`
+		Address      string `json:"address"`
+		TLS          bool   `json:"tls"`
+		CAFile       string `json:"ca_file"`
+		CertFile     string `json:"cert_file"`
+		KeyFile      string `json:"key_file"`
+		SASL         string `json:"sasl"`
+		User         string `json:"user"`
+		PasswordFile string `json:"password_file"`
 	} `json:"broker"`
 	Endpoints struct {
 		Enqueue    string   `json:"enqueue"`

@@ -53,15 +53,29 @@ func (r *Replica) Start() {
 			cmd.Env = append(cmd.Env, kv)
 		}
 	}
+	for name, value := range map[string]string{
+		"": f.Broker.Address, "_CA_FILE": f.Broker.CAFile, "_CERT_FILE": f.Broker.CertFile, "_KEY_FILE": f.Broker.KeyFile,
+		"_SASL": f.Broker.SASL, "_USER": f.Broker.User, "_PASSWORD_FILE": f.Broker.PasswordFile,
+	} {
+		if value != "" {
+			cmd.Env = append(cmd.Env, "SPILLWAY_KAFKA"+name+"="+value)
+		}
+	}
+	if f.Broker.TLS {
+		cmd.Env = append(cmd.Env, "SPILLWAY_KAFKA_TLS=on")
+	}
+	durability := "single"
+	if strings.Count(f.Broker.Address, ",") >= 2 { // three brokers, as dev decides
+		durability = "replicated"
+	}
 	cmd.Env = append(cmd.Env,
-		"SPILLWAY_KAFKA="+f.Broker.Address,
 		"SPILLWAY_PREFIX="+f.Prefix,
 		"SPILLWAY_LISTEN="+r.GRPC,
 		"SPILLWAY_ADMIN_LISTEN="+strings.TrimPrefix(r.Admin, "http://"),
 		"SPILLWAY_REPLICA="+r.Name,
 		"SPILLWAY_TOKEN_KEYS="+f.TokenKeys,
 		"SPILLWAY_MAC_KEY_FILE="+f.MACKeyFile,
-		"SPILLWAY_DURABILITY=single",
+		"SPILLWAY_DURABILITY="+durability,
 		"SPILLWAY_METRICS=true",
 		"GOMAXPROCS=1", // as dev's children on few cores
 	)

@@ -1,0 +1,50 @@
+package takeover
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/spillway/spillway/test/apache"
+)
+
+type scenario struct {
+	name string
+	run  func(*testing.T, broker)
+}
+
+// TestApacheOneBroker is everything on Apache Kafka with one broker.
+func TestApacheOneBroker(t *testing.T) {
+	onApache(t, 1, []scenario{
+		{"OneToThreeToOneInOrder", oneToThreeToOneInOrder}, {"OneToThreeToOneKilled", oneToThreeToOneKilled},
+		{"F3FrozenSchedulers", frozenSchedulers}, {"F1TwiceInTwoSeconds", twiceInTwoSeconds}, {"F19SchedulersComeAndGo", comeAndGo},
+		{"I10HoldReachesFrozenScheduler", holdWhileFrozen}, {"F5RollingRestart", rollingRestart},
+	})
+}
+
+// TestApacheThreeBrokers is what depends on where the group's coordinator is and on
+// how many copies a record has: the takeovers in and out of order, and the rolling
+// restart.
+func TestApacheThreeBrokers(t *testing.T) {
+	onApache(t, 3, []scenario{
+		{"OneToThreeToOneInOrder", oneToThreeToOneInOrder}, {"OneToThreeToOneKilled", oneToThreeToOneKilled}, {"F5RollingRestart", rollingRestart},
+	})
+}
+
+// onApache runs scenarios on one cluster, each an installation of its own: side by
+// side where there is one broker, one after the other where three share the machine
+// with them.
+func onApache(t *testing.T, brokers int, scenarios []scenario) {
+	c := apache.Start(t, apache.Config{Brokers: brokers})
+	name := "Apache Kafka, one broker"
+	if brokers > 1 {
+		name = "Apache Kafka, three brokers"
+	}
+	for _, s := range scenarios {
+		t.Run(s.name, func(t *testing.T) {
+			if brokers == 1 {
+				t.Parallel()
+			}
+			s.run(t, broker{name: name, flags: []string{"--kafka", strings.Join(c.Addresses(), ","), "--prefix", strings.ToLower(s.name) + "."}})
+		})
+	}
+}
