@@ -13,7 +13,6 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/metadata"
-	"github.com/segmentio/kafka-go/sasl"
 )
 
 const (
@@ -35,6 +34,10 @@ const (
 	// refusedFor is how long Ready bears to be turned away: a broker that has
 	// just begun may not know all users yet.
 	refusedFor = time.Second
+
+	// failedFor is how long a refresh that failed stands for those of others:
+	// short beside the half second between their attempts.
+	failedFor = 50 * time.Millisecond
 
 	// retryPause is the pause between two looks at a cluster that is not
 	// ready yet; the callers' deadlines bound how often it is taken.
@@ -67,19 +70,18 @@ type Config struct {
 // Client speaks to the log. It is safe for concurrent use.
 type Client struct {
 	config    Config
-	addresses []string // as kafka-go sees them; a Unix socket has a stand-in
-	dial      dial
-	login     sasl.Mechanism // nil: none
 	transport *wire
 	client    *kafkago.Client
 
-	// refresh serialises forced refreshes; refreshes counts those begun and
-	// served the number of the last one that succeeded. Both are guarded by
-	// mu, the work itself by the one token in turn.
+	// refreshes counts the forced refreshes that were begun; served is the number
+	// of the last one whose result counts for others, outcome that result. They
+	// are guarded by mu, the work itself by the one token in turn.
 	mu        sync.Mutex
 	turn      chan struct{}
 	refreshes int64
 	served    int64
+	outcome   error
+	failed    time.Time // when outcome was made, if it is a failure
 }
 
 // New returns a Client. It does no I/O: a broker that is down shows at the
@@ -108,9 +110,6 @@ func New(config Config) (*Client, error) {
 	}}
 	c := &Client{
 		config:    config,
-		addresses: addresses,
-		dial:      dial,
-		login:     login,
 		transport: transport,
 		client: &kafkago.Client{
 			Addr:      bootstrap(addresses),
@@ -129,21 +128,14 @@ func (c *Client) Close() { c.transport.CloseIdleConnections() }
 // Kafka returns the kafka-go client behind c, for packages under pkg/kafka.
 func (c *Client) Kafka() *kafkago.Client { return c.client }
 
-// Dialer returns a kafka-go dialer that reaches the same brokers as c, for a
-// consumer group; give it Addresses as its brokers.
-func (c *Client) Dialer() *kafkago.Dialer {
-	return &kafkago.Dialer{ClientID: c.config.ClientID, DialFunc: c.dial, SASLMechanism: c.login, Timeout: dialTimeout}
-}
-
-// Addresses returns the bootstrap addresses in the form that Dialer takes.
-func (c *Client) Addresses() []string { return slices.Clone(c.addresses) }
-
 // ClientID returns the name under which the broker knows this client.
 func (c *Client) ClientID() string { return c.config.ClientID }
 
 // Refresh asks the cluster for its layout now and waits until c uses the
 // answer. Nil means "asked", not "changed": retry with jitter. Refreshes are
-// serialised, and one that began after the call started serves every waiter.
+// serialised, and one that began after the call started serves every waiter,
+// with its failure too. A failure is good for failedFor: while brokers are away,
+// one asks for all.
 func (c *Client) Refresh(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
 	defer cancel()
@@ -157,9 +149,10 @@ func (c *Client) Refresh(ctx context.Context) error {
 		return fmt.Errorf("kafka: refresh: %w", ctx.Err())
 	}
 	c.mu.Lock()
-	if c.served > asked {
+	if c.served > asked || c.outcome != nil && time.Since(c.failed) < failedFor {
+		err := c.outcome
 		c.mu.Unlock()
-		return nil
+		return err
 	}
 	c.refreshes++
 	mine := c.refreshes
@@ -173,12 +166,14 @@ func (c *Client) Refresh(ctx context.Context) error {
 	})
 	if err != nil {
 		c.forget(ctx)
-		return fmt.Errorf("kafka: refresh: %w", err)
+		err = fmt.Errorf("kafka: refresh: %w", err)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.served = mine
-	return nil
+	if err == nil || ctx.Err() == nil { // our own impatience is nobody else's result
+		c.mu.Lock()
+		c.served, c.outcome, c.failed = mine, err, time.Now()
+		c.mu.Unlock()
+	}
+	return err
 }
 
 // forget drops a transport that has never seen the cluster. It would keep the

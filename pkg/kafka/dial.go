@@ -71,7 +71,7 @@ func (s Security) login() (sasl.Mechanism, error) {
 	case ScramSHA256:
 		return scram.Mechanism(scram.SHA256, s.User, s.Password.Reveal())
 	case Plain:
-		return plain.Mechanism{Username: s.User, Password: s.Password.Reveal()}, nil
+		return &plain.Mechanism{Username: s.User, Password: s.Password.Reveal()}, nil // a pointer, which %+v does not follow
 	}
 	return nil, nil
 }
@@ -79,9 +79,8 @@ func (s Security) login() (sasl.Mechanism, error) {
 // dial connects to a broker.
 type dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-// dialer returns the dial function and the bootstrap addresses of config. The
-// transport and the consumer group's dialer both connect through it, so that
-// none of them has a protection that the other lacks.
+// dialer returns the dial function and the bootstrap addresses of config. All
+// connections are made by it: there is no other way to a broker.
 func dialer(config Config) (dial, []string, error) {
 	if len(config.Addresses) == 0 {
 		return nil, nil, errors.New("kafka: no address given")
@@ -183,10 +182,9 @@ func (e *handshakeError) final() bool {
 	return e.untrusted() || errors.As(e.err, &record)
 }
 
-// bounded gives an exchange without a deadline one: kafka-go logs in without,
-// in the transport as in the group's dialer, so that a broker which freezes
-// just then would keep a goroutine, a connection and the whole joining of the
-// group until it wakes up.
+// bounded gives an exchange without a deadline one: kafka-go logs in without, so
+// that a broker which freezes just then would keep a goroutine and a connection
+// of every attempt until it wakes up.
 func bounded(connect dial) dial {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := connect(ctx, network, address)

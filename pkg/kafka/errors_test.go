@@ -96,15 +96,16 @@ func TestAddresses(t *testing.T) {
 		network, address = n, a
 		return nil, errors.New("no")
 	}
-	c, err := New(Config{Addresses: []string{"unix:/run/s"}, Dial: dial})
+	connect, addresses, err := dialer(Config{Addresses: []string{"unix:/run/s"}, Dial: dial})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = c.Dialer().DialFunc(t.Context(), "tcp", c.Addresses()[0])
+	_, err = connect(t.Context(), "tcp", addresses[0])
 	if network != "unix" || address != "/run/s" || !unwritten(err) {
 		t.Errorf("dialled %s %s (%v)", network, address, err)
 	}
-	if c, err = New(Config{Addresses: []string{"a:1", "b:2"}}); err != nil {
+	c, err := New(Config{Addresses: []string{"a:1", "b:2"}})
+	if err != nil {
 		t.Fatal(err)
 	}
 	if got := c.client.Addr; got.Network() != "tcp,tcp" || got.String() != "a:1,b:2" {

@@ -331,6 +331,9 @@ func (c *Client) settings(ctx context.Context, specs []topicSpec) (map[string]ma
 			return err
 		}
 		for _, r := range res.Resources {
+			if Refused(r.Error) {
+				return fmt.Errorf("%s: %w (the right DescribeConfigs is missing)", r.ResourceName, r.Error)
+			}
 			if r.Error != nil {
 				return fmt.Errorf("%s: %w", r.ResourceName, r.Error)
 			}

@@ -8,11 +8,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -63,10 +64,9 @@ func open(t *testing.T, broker *kafkatest.Broker, security kafka.Security) *kafk
 	return client
 }
 
-// TestLoginOverTLS: a cluster that wants both gets both, from the transport and
-// from the group's dialer, and says in words what is wrong with a client that
-// comes with less. Those that nobody can help but a person end soon, the others
-// with their deadline.
+// TestLoginOverTLS: a cluster that wants both gets both, and a client that comes
+// with less is told in words what is wrong. What nobody can help but a person
+// ends soon, the rest with its deadline.
 func TestLoginOverTLS(t *testing.T) { synctest.Test(t, loginOverTLS) }
 
 func loginOverTLS(t *testing.T) {
@@ -82,13 +82,12 @@ func loginOverTLS(t *testing.T) {
 	if err := kafka.Install(t.Context(), client, layout); err != nil {
 		t.Fatalf("install: %v", err)
 	}
-	conn, err := client.Dialer().DialContext(t.Context(), "tcp", client.Addresses()[0])
-	if err != nil {
-		t.Fatalf("the group's dialer: %v", err)
-	}
-	defer conn.Close()
-	if parts, err := conn.ReadPartitions(layout.Control()); err != nil || len(parts) != 1 {
-		t.Errorf("the group's dialer reads %v, %v", parts, err)
+	for _, mechanism := range []string{kafka.ScramSHA256, kafka.Plain} {
+		security := good
+		security.Mechanism = mechanism
+		if err := open(t, broker, security).Ready(t.Context()); err != nil {
+			t.Errorf("%s: %v", mechanism, err)
+		}
 	}
 
 	_, foreign := certificate(t, "broker-0")
@@ -143,6 +142,43 @@ func missingRight(t *testing.T) {
 	}
 }
 
+// TestClientCertificate: a broker that wants to know its clients by certificate
+// is shown one.
+func TestClientCertificate(t *testing.T) { synctest.Test(t, clientCertificate) }
+
+func clientCertificate(t *testing.T) {
+	brokers, ca := certificate(t, "broker-0")
+	own, clients := certificate(t, "client")
+	broker := kafkatest.StartSecure(t, nil, &tls.Config{
+		Certificates: []tls.Certificate{brokers}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clients,
+	})
+	security := login(kafkatest.Admin, kafkatest.Admin)
+	security.TLS = &tls.Config{RootCAs: ca, Certificates: []tls.Certificate{own}}
+	if err := open(t, broker, security).Ready(t.Context()); err != nil {
+		t.Errorf("with a certificate: %v", err)
+	}
+}
+
+// TestS46AClientDoesNotShowItsPassword, whatever is printed of it.
+func TestS46AClientDoesNotShowItsPassword(t *testing.T) {
+	const canary = "canary-51c0"
+	for _, mechanism := range []string{kafka.ScramSHA512, kafka.ScramSHA256, kafka.Plain} {
+		c := kafka.Config{Addresses: []string{"127.0.0.1:1"}, Security: kafka.Security{
+			TLS: &tls.Config{}, Mechanism: mechanism, User: "u", Password: config.NewSecret(canary),
+		}}
+		client, err := kafka.New(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		for _, verb := range []string{"%v", "%+v", "%#v"} {
+			if shown := fmt.Sprintf(verb+verb, c, client); strings.Contains(shown, canary) {
+				t.Errorf("%s shows the password of %s", verb, mechanism)
+			}
+		}
+	}
+}
+
 func TestSecurityThatCannotBe(t *testing.T) {
 	secret := config.NewSecret("x")
 	for says, s := range map[string]kafka.Security{
@@ -160,31 +196,32 @@ func TestSecurityThatCannotBe(t *testing.T) {
 	}
 }
 
-// TestABrokerThatFreezesInALoginLetsGo: kafka-go logs in without a deadline, in
-// the transport and in the group's dialer, so the connection has to have one. A
-// bubble does not end before its goroutines have.
-func TestABrokerThatFreezesInALoginLetsGo(t *testing.T) {
+// TestABrokerThatFreezesInALoginKeepsNothing: kafka-go logs in without a
+// deadline, so the connection has to have one, or each attempt would keep its
+// connection and its goroutine until the broker wakes up.
+func TestABrokerThatFreezesInALoginKeepsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broker := kafkatest.StartSecure(t, nil, nil)
 		config := broker.Config("frozen")
 		config.Security = login(kafkatest.Admin, kafkatest.Admin)
+		var dialled, closed atomic.Int64
 		config.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			dialled.Add(1)
 			conn, err := broker.Dial(ctx, network, address)
-			return &freezing{Conn: conn}, err
+			return &freezing{Conn: conn, closed: &closed}, err
 		}
 		client, err := kafka.New(config)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer client.Close()
-		began := time.Now()
-		_, err = client.Dialer().DialContext(t.Context(), "tcp", client.Addresses()[0])
-		var timeout net.Error
-		if took := time.Since(began); !errors.As(err, &timeout) || !timeout.Timeout() || took > kafka.CallTimeout {
-			t.Errorf("the group's dialer: %v after %v; want a timeout", err, took)
-		}
 		if err := client.Refresh(t.Context()); err == nil {
-			t.Error("the transport has logged in")
+			t.Error("it has logged in")
+		}
+		client.Close() // no more attempts
+		time.Sleep(2 * kafka.CallTimeout)
+		if dialled.Load() == 0 || closed.Load() != dialled.Load() {
+			t.Errorf("%d connections were made, %d of them closed", dialled.Load(), closed.Load())
 		}
 	})
 }
@@ -193,16 +230,23 @@ func TestABrokerThatFreezesInALoginLetsGo(t *testing.T) {
 // is for versions, and no other.
 type freezing struct {
 	net.Conn
-	mu       sync.Mutex
-	requests int
+	closed *atomic.Int64
+	mu     sync.Mutex
+	n      int // requests written
 }
 
 // Write implements net.Conn.
 func (c *freezing) Write(b []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.requests++; c.requests > 1 {
+	if c.n++; c.n > 1 {
 		return len(b), nil
 	}
 	return c.Conn.Write(b)
+}
+
+// Close implements net.Conn.
+func (c *freezing) Close() error {
+	c.closed.Add(1)
+	return c.Conn.Close()
 }

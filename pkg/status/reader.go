@@ -39,6 +39,8 @@ const (
 	// Retries wait from retryMin, doubling, to retryMax, each with jitter.
 	retryMin = 10 * time.Millisecond
 	retryMax = 200 * time.Millisecond
+	// refusedPause is the pause after brokers have turned us away: somebody has to act, and each login costs them work.
+	refusedPause = 2 * time.Second
 )
 
 // Log is what a reader reads from: a *kafka.Client that nothing else uses.
@@ -132,7 +134,9 @@ func (r *Reader) Run(ctx context.Context) error {
 			return nil
 		case <-time.After(pause/2 + rand.N(pause)):
 		}
-		pause = min(2*pause, retryMax)
+		if pause = min(2*pause, retryMax); kafka.Refused(err) {
+			pause = refusedPause
+		}
 		refresh, cancel := context.WithTimeout(ctx, callSlack)
 		_ = r.log.Refresh(refresh) // the next poll tells whether it helped
 		cancel()

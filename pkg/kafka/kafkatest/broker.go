@@ -36,12 +36,16 @@ func StartCluster(t testing.TB, n int) *Broker {
 // cluster of StartSecure.
 const Admin = "admin"
 
-// StartSecure runs one broker until the test ends that wants a SCRAM-SHA-512
-// login, Admin's or that of one of the users (name to password), who have no
-// rights until somebody grants them, and TLS unless config is nil.
+// StartSecure runs one broker until the test ends that wants a login: Admin's by
+// any mechanism, or by SCRAM-SHA-512 that of one of the users (name to password),
+// who have no rights until somebody grants them. It wants TLS, too, unless config
+// is nil.
 func StartSecure(t testing.TB, users map[string]string, config *tls.Config) *Broker {
 	t.Helper()
-	options := []kfake.Opt{kfake.NumBrokers(1), kfake.EnableSASL(), kfake.EnableACLs(), kfake.Superuser(kafka.ScramSHA512, Admin, Admin)}
+	options := []kfake.Opt{kfake.NumBrokers(1), kfake.EnableSASL(), kfake.EnableACLs()}
+	for _, mechanism := range []string{kafka.ScramSHA512, kafka.ScramSHA256, kafka.Plain} {
+		options = append(options, kfake.Superuser(mechanism, Admin, Admin))
+	}
 	for name, password := range users {
 		options = append(options, kfake.User(kafka.ScramSHA512, name, password))
 	}
