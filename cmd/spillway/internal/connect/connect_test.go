@@ -3,6 +3,7 @@ package connect
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spillway/spillway/cmd/spillway/internal/exit"
+	"github.com/spillway/spillway/pkg/config"
 )
 
 func TestSettingsThatContradictThemselves(t *testing.T) {
@@ -110,5 +112,22 @@ func TestACommandDoesNotWaitForEver(t *testing.T) {
 	_, err = Reach(ctx, Settings{Kafka: "no-port"}, "test")
 	if failed := (*exit.Error)(nil); !errors.As(err, &failed) || failed.Code != exit.Usage {
 		t.Errorf("%v; want a usage error", err)
+	}
+}
+
+// TestTheGuideNamesEverySetting as it is.
+func TestTheGuideNamesEverySetting(t *testing.T) {
+	guide, err := os.ReadFile("../../../../docs/guides/kafka.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range config.Doc(&Settings{}) {
+		fallback := ""
+		if s.Default != "" {
+			fallback = "`" + s.Default + "` "
+		}
+		if row := fmt.Sprintf("| `%s` | %s| %s |\n", s.Env, fallback, s.Doc); !strings.Contains(string(guide), row) {
+			t.Errorf("docs/guides/kafka.md lacks %s", row)
+		}
 	}
 }
