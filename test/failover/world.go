@@ -56,7 +56,7 @@ func newWorld(t testing.TB, address, durability string, schedulers int) *world {
 		"GOMAXPROCS=1", // as dev's children on few cores
 	)
 	w.run("keys", "make", "--signing-dir", in("signing"), "--service-dir", in("service"))
-	w.run("install", "--durability", durability, "--partitions", "8", "--lanes", "4")
+	w.run("install", "--durability", durability, "--partitions", "8", "--lanes", "16")
 	w.run("keys", "tokens", "--signing-dir", in("signing"), "--token", "test:enqueue,worker,read,operate,admin:"+in("token"))
 	token, err := os.ReadFile(in("token"))
 	if err != nil {
