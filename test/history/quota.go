@@ -104,10 +104,11 @@ func (o *Verdict) holds() {
 }
 
 // starvation judges waits at times when nothing was done to anybody, and nothing
-// recovered from it. What waits in a hold, waits by order.
+// recovered from it. What waits in a hold, waits by order, and what waits for its own
+// quota is not starved.
 func (o *Verdict) starvation() {
 	for _, j := range o.view.order {
-		if j.invoke == nil || j.invoke.Due == 0 || j.ok == 0 || len(j.runs) == 0 {
+		if j.invoke == nil || j.invoke.Due == 0 || j.ok == 0 || len(j.runs) == 0 || o.rules.Limits[j.source] != (Limit{}) {
 			continue
 		}
 		due, start := j.invoke.Due, j.runs[0].start

@@ -31,6 +31,10 @@ type Waits struct {
 	// fault when there was none, to its fence. Shards is how many changed hands.
 	Gap    time.Duration
 	Shards int
+	// Beyond is the longest that a job waited beyond the time in which its shard had
+	// no owner; for a fresh one, beyond Gap, because the owners of shards that stay do
+	// not grant either while the group rebalances.
+	Beyond time.Duration
 	// Worst tells of the jobs that waited longest, fresh and found.
 	Worst [2]string
 }
@@ -71,6 +75,7 @@ func (o *Verdict) Waits(i int, recovery time.Duration) Waits {
 			if wait := time.Duration(first.start - from); wait > w.Found {
 				w.Found, w.Worst[1] = wait, o.tell(j)
 			}
+			w.Beyond = max(w.Beyond, j.wait()-o.ownerless(first.event.Token.Shard, j.answered, first.start))
 			continue
 		}
 		wait := j.wait()
@@ -82,26 +87,55 @@ func (o *Verdict) Waits(i int, recovery time.Duration) Waits {
 	if w.FreshJobs = len(fresh); w.FreshJobs > 0 {
 		w.FreshP99 = fresh[(w.FreshJobs-1)*99/100]
 	}
+	w.Beyond = max(w.Beyond, w.Fresh-w.Gap)
 	return w
 }
 
 // gaps looks at the takeovers between a fault and the end of its time.
 func (o *Verdict) gaps(w *Waits, f fault, end int64) {
-	fenced := map[int32]int64{}
+	shards := map[int32]bool{}
 	for _, e := range o.view.fences {
-		if e.Mono <= f.Mono || e.Mono > end {
-			continue
+		if e.Mono > f.Mono && e.Mono <= end {
+			shards[e.Token.Shard] = true
+			w.Gap = max(w.Gap, time.Duration(e.Mono-o.released(e)))
 		}
-		from := max(f.Mono, fenced[e.Token.Shard])
-		for _, h := range o.view.hands {
-			if h.Token.Shard == e.Token.Shard && h.Mono >= from && h.Mono <= e.Mono {
-				from = h.Mono
-			}
-		}
-		w.Gap = max(w.Gap, time.Duration(e.Mono-from))
-		fenced[e.Token.Shard] = e.Mono
 	}
-	w.Shards = len(fenced)
+	w.Shards = len(shards)
+}
+
+// released is since when the shard of a fence had no owner: since the handover that
+// follows the fence before it, else since the last fault.
+func (o *Verdict) released(fence *Event) int64 {
+	var before, from int64
+	for _, e := range o.view.fences {
+		if e.Token.Shard == fence.Token.Shard && e.Mono < fence.Mono {
+			before = max(before, e.Mono)
+		}
+	}
+	for _, f := range o.view.faults {
+		if f.Mono >= before && f.Mono <= fence.Mono {
+			from = f.Mono
+		}
+	}
+	for _, h := range o.view.hands {
+		if h.Token.Shard == fence.Token.Shard && h.Mono >= before && h.Mono <= fence.Mono {
+			from = h.Mono
+		}
+	}
+	if from == 0 {
+		return fence.Mono // nobody had it, and nobody took it away
+	}
+	return from
+}
+
+// ownerless is how long a shard had no owner within a time.
+func (o *Verdict) ownerless(shard int32, from, to int64) (sum time.Duration) {
+	for _, e := range o.view.fences {
+		if e.Token.Shard == shard && e.Mono >= from {
+			sum += max(time.Duration(min(e.Mono, to)-max(o.released(e), from)), 0)
+		}
+	}
+	return sum
 }
 
 // measured says whether a job's wait says something about its schedulers.

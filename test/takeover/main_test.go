@@ -45,8 +45,8 @@ type table struct {
 
 var rows table
 
-const header = "| fault | broker | sent | accepted | failed calls | longest call | lost | duplicates | overlaps | takeovers | longest without owner | fresh: longest (p99) wait | found in the log: longest wait | in flight: longest to its end |\n" +
-	"|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
+const header = "| fault | broker | sent | accepted | failed calls | longest call | lost | duplicates | overlaps | takeovers | longest without owner | longest beyond it | fresh: longest (p99) wait | found in the log: longest wait | in flight: longest to its end |\n" +
+	"|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
 
 func (r *table) add(t *testing.T, line string) {
 	t.Helper()
