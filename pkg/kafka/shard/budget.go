@@ -11,6 +11,9 @@ import (
 // partition starves. It is safe for concurrent use.
 type Budget struct {
 	limit int64
+	// trouble is what the loops complain about: a broker that is away is one
+	// trouble of all of them, and not worth a line of each.
+	trouble complaint
 
 	mu sync.Mutex
 	// used may exceed limit: a batch can come larger than its reservation.
@@ -25,7 +28,9 @@ type waiter struct {
 
 // NewBudget returns a budget of limit bytes. Every parked fetch holds FetchBytes
 // of it, so it must be larger than that times the number of loops.
-func NewBudget(limit int64) *Budget { return &Budget{limit: limit} }
+func NewBudget(limit int64) *Budget {
+	return &Budget{limit: limit, trouble: complaint{message: "fetching fails, trying again"}}
+}
 
 // Acquire waits until n bytes are free and takes them. More than the limit is
 // granted only when nothing else is held. The error is that of ctx.

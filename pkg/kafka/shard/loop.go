@@ -246,7 +246,6 @@ func (l *Loop) poke() {
 // fetch reserves bytes, fetches and returns what was reserved too much. It
 // repairs and retries.
 func (l *Loop) fetch(ctx context.Context) (kafka.Batch, error) {
-	trouble := complaint{log: l.log, message: "fetching fails, trying again"}
 	retry := newBackoff(20*time.Millisecond, time.Second)
 	broken := 0
 	for {
@@ -275,7 +274,7 @@ func (l *Loop) fetch(ctx context.Context) (kafka.Batch, error) {
 				return kafka.Batch{}, err
 			}
 		}
-		trouble.about(err)
+		l.config.Budget.trouble.about(l.log, err)
 		_ = l.config.Fetch.Refresh(ctx) // "asked", not "changed": the retry tells
 		if !retry.sleep(ctx) {
 			return kafka.Batch{}, ctx.Err()

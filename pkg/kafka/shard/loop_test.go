@@ -1,9 +1,12 @@
 package shard_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -425,6 +428,35 @@ func TestLoopOverABroker(t *testing.T) {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// A broker that is away is one trouble, however many partitions are read.
+func TestManyLoopsComplainAsOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &log{fail: io.ErrUnexpectedEOF, grown: make(chan struct{})}
+		var said bytes.Buffer
+		out := slog.New(slog.NewTextHandler(&said, nil)) // it locks
+		budget := shard.NewBudget(100 * shard.FetchBytes)
+		ctx, cancel := context.WithCancel(t.Context())
+		var loops sync.WaitGroup
+		for p := range 40 {
+			loop := shard.NewLoop(shard.LoopConfig{
+				Fetch: l, Topic: "t", Partition: p, Budget: budget, Log: out,
+				Deliver: func(context.Context, []kafka.Message) (int, error) { return 0, nil },
+			})
+			loops.Go(func() {
+				if err := loop.Run(ctx); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		time.Sleep(25 * time.Second)
+		cancel()
+		loops.Wait()
+		if n := bytes.Count(said.Bytes(), []byte("fetching fails")); n < 2 || n > 4 {
+			t.Errorf("%d lines in 25 s:\n%s", n, said.String())
 		}
 	})
 }

@@ -39,7 +39,7 @@ type member struct {
 
 // join makes us part of the next generation; nil when ctx has ended.
 func (m *member) join(ctx context.Context) *Generation {
-	trouble := complaint{log: m.config.Log, message: "joining the group failed, trying again"}
+	trouble := complaint{message: "joining the group failed, trying again"}
 	wait := newBackoff(firstPause, joinBackoff)
 	for {
 		g, err := m.attempt(ctx)
@@ -54,7 +54,7 @@ func (m *member) join(ctx context.Context) *Generation {
 		case errors.Is(err, kafkago.RebalanceInProgress), errors.Is(err, kafkago.IllegalGeneration):
 			// somebody else has come or gone meanwhile
 		default:
-			trouble.about(err)
+			trouble.about(m.config.Log, err)
 			m.refresh(ctx)
 		}
 		if !wait.sleep(ctx) {

@@ -97,7 +97,7 @@ func Run(ctx context.Context, config Config, own func(ctx context.Context, g *Ge
 	m := &membership{
 		member: member{config: config, counts: counts, had: claim{Replica: config.Replica}},
 		own:    own,
-		failed: complaint{log: config.Log, message: "owning failed in a way that may pass, owning again"},
+		failed: complaint{message: "owning failed in a way that may pass, owning again"},
 	}
 	return m.run(ctx)
 }
@@ -105,7 +105,7 @@ func Run(ctx context.Context, config Config, own func(ctx context.Context, g *Ge
 // partitionCounts asks how many partitions the scheduler topics have.
 func partitionCounts(ctx context.Context, config Config) (map[string]int, error) {
 	counts := make(map[string]int)
-	trouble := complaint{log: config.Log, message: "topics of the group are not known yet"}
+	trouble := complaint{message: "topics of the group are not known yet"}
 	wait := newBackoff(joinBackoff, 2*time.Second)
 	for _, topic := range config.Topics.Scheduled() {
 		for {
@@ -123,7 +123,7 @@ func partitionCounts(ctx context.Context, config Config) (map[string]int, error)
 			if !kafka.Retriable(err) {
 				return nil, fmt.Errorf("shard: topic %s: %w", topic, err)
 			}
-			trouble.about(err)
+			trouble.about(config.Log, err)
 			if !wait.sleep(ctx) {
 				return nil, nil
 			}
@@ -195,7 +195,7 @@ func (m *membership) generation(ctx context.Context, g *Generation) error {
 		err = nil // own says that it was told to stop
 	}
 	if err != nil && (kafka.Retriable(err) || errors.Is(err, kafka.ErrUnsent) || errors.Is(err, kafka.ErrFateUnknown)) {
-		m.failed.about(err)
+		m.failed.about(m.config.Log, err)
 		err = nil
 	}
 	if err != nil {
@@ -241,18 +241,22 @@ func (m *membership) again(ctx context.Context, g *Generation) *Generation {
 	return nil
 }
 
-// complaint logs a trouble that repeats itself many times a second.
+// complaint logs a trouble that repeats itself many times a second, or comes to
+// many at once. It is safe for concurrent use.
 type complaint struct {
-	log     *slog.Logger
 	message string
-	last    time.Time
-	count   int
+
+	mu    sync.Mutex
+	last  time.Time
+	count int
 }
 
-func (c *complaint) about(err error) {
+func (c *complaint) about(log *slog.Logger, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.count++
 	if now := time.Now(); c.last.IsZero() || now.Sub(c.last) >= errorLogGap {
-		c.log.Warn(c.message, "error", err.Error(), "times", c.count)
+		log.Warn(c.message, "error", err.Error(), "times", c.count)
 		c.last, c.count = now, 0
 	}
 }
