@@ -43,6 +43,10 @@ func TestApacheDev(t *testing.T) {
 	run(t, 0, "", "switch", "hold", "manual", "--reason", "a test", "--yes", "--break-glass", "--data-dir", dir)
 	run(t, 0, "", "switch", "resume", "manual", "--reason", "a test", "--break-glass", "--data-dir", dir)
 
+	// Rights need brokers that ask for them.
+	run(t, 1, "brokers with an authorizer", "install", "--kafka", brokers, "--mac-key-file", dev.File().MACKeyFile,
+		"--partitions", "8", "--lanes", "16", "--durability", "single", "--acls")
+
 	dev.Kill()
 	dev = product.StartDev(t, dir, "--kafka", brokers)
 	t.Logf("ready %v after a kill -9 of dev", dev.Took.Round(time.Millisecond))
