@@ -21,7 +21,7 @@
 //     record; otherwise it wraps kafka.ErrFateUnknown.
 //   - Bytes are held from Send until the result is known, and never more than
 //     Config.MaxBytes: a log that is away means refusals, not growth.
-//   - A result comes within Config.Deadline plus one request (10 s) after Send.
+//   - A result comes within Config.Deadline plus one request (6 s) after Send.
 //   - The Gate is asked before every single request, retries included.
 //
 // # Non-goals

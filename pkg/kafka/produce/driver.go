@@ -16,6 +16,11 @@ import (
 const (
 	firstPause = 5 * time.Millisecond
 	maxPause   = 500 * time.Millisecond
+
+	// attemptTime bounds one attempt. A broker that is alive answers within half of
+	// CallTimeout, if only that the others were too slow; one whose machine is gone
+	// never does, and the partition has a new leader by then.
+	attemptTime = kafka.CallTimeout/2 + time.Second
 )
 
 // driver owns one partition until its queue is empty or ctx ends.
@@ -119,7 +124,8 @@ func (d *driver) begin(ctx context.Context) bool {
 	return len(live) > 0
 }
 
-// attempt makes one request, which ends at the latest deadline in the batch.
+// attempt makes one request, which ends after attemptTime or at the latest deadline
+// in the batch.
 func (d *driver) attempt(ctx context.Context) (int64, error) {
 	d.records = d.records[:0]
 	for _, it := range d.batch {
@@ -127,6 +133,8 @@ func (d *driver) attempt(ctx context.Context) (int64, error) {
 	}
 	ctx, cancel := d.bound(ctx)
 	defer cancel()
+	ctx, stop := context.WithTimeout(ctx, attemptTime)
+	defer stop()
 	base, err := d.p.client.Append(ctx, d.part.key.topic, d.part.key.partition, d.records)
 	if err != nil {
 		d.records = nil

@@ -108,3 +108,27 @@ func TestBrokersAwayAreAskedWithPatience(t *testing.T) {
 		}
 	})
 }
+
+// A broker that takes requests and says nothing, as one whose machine is gone: the
+// attempt ends long before the record's deadline, so that another leader can be found.
+func TestSilentBrokerCostsOneAttempt(t *testing.T) {
+	bubble(t, produce.Config{Deadline: 20 * time.Second}, func(t *testing.T, r *rig) {
+		if _, err := r.Produce(t.Context(), record(0, "a")); err != nil {
+			t.Fatal(err)
+		}
+		attempts, release := r.broker.Count(kafkatest.Produce), r.broker.Hold(kafkatest.Produce)
+		done := make(chan error, 1)
+		go func() {
+			_, err := r.Produce(t.Context(), record(0, "b"))
+			done <- err
+		}()
+		time.Sleep(7 * time.Second)
+		if n := attempts.Load(); n != 2 {
+			t.Errorf("%d attempts in 7 s", n)
+		}
+		release()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
