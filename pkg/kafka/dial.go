@@ -42,6 +42,11 @@ type Security struct {
 	Mechanism string
 	User      string
 	Password  config.Secret
+
+	// Reread, if not nil, returns the password as it is now. It is called for
+	// each login, so that a changed one takes effect with the next connection.
+	// Password is then only what it was at first.
+	Reread func() (config.Secret, error)
 }
 
 // Validate says what is wrong with s.
@@ -65,6 +70,34 @@ func (s Security) Validate() error {
 
 // login returns the mechanism in kafka-go's form, nil for none.
 func (s Security) login() (sasl.Mechanism, error) {
+	if s.Mechanism == "" || s.Reread == nil {
+		return s.fixed()
+	}
+	return &rereading{s}, nil
+}
+
+// rereading is a mechanism with the password of the moment.
+type rereading struct{ security Security }
+
+// Name implements sasl.Mechanism.
+func (r *rereading) Name() string { return r.security.Mechanism }
+
+// Start implements sasl.Mechanism.
+func (r *rereading) Start(ctx context.Context) (sasl.StateMachine, []byte, error) {
+	now := r.security
+	var err error
+	if now.Password, err = now.Reread(); err != nil {
+		return nil, nil, &unsentError{fmt.Errorf("password of user %q: %w", now.User, err)}
+	}
+	mechanism, err := now.fixed()
+	if err != nil {
+		return nil, nil, &unsentError{err}
+	}
+	return mechanism.Start(ctx)
+}
+
+// fixed returns the mechanism with the password that s holds.
+func (s Security) fixed() (sasl.Mechanism, error) {
 	switch s.Mechanism {
 	case ScramSHA512:
 		return scram.Mechanism(scram.SHA512, s.User, s.Password.Reveal())

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -142,6 +143,36 @@ func missingRight(t *testing.T) {
 	}
 }
 
+// TestAPasswordThatChanges takes effect with the next connection: it is put into
+// its file while services run.
+func TestAPasswordThatChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := kafkatest.StartSecure(t, nil, nil)
+		now := "yesterday's"
+		security := login(kafkatest.Admin, now)
+		security.Reread = func() (config.Secret, error) {
+			if now == "" {
+				return config.Secret{}, errors.New("no password file")
+			}
+			return config.NewSecret(now), nil
+		}
+		client := open(t, broker, security)
+		if err := client.Refresh(t.Context()); err == nil {
+			t.Error("logged in with an old password")
+		}
+		now = ""
+		time.Sleep(time.Second) // a refresh that failed answers for a moment
+		if err := client.Refresh(t.Context()); err == nil || !strings.Contains(err.Error(), "no password file") {
+			t.Errorf("without a password: %v", err)
+		}
+		now = kafkatest.Admin
+		time.Sleep(time.Second)
+		if err := client.Refresh(t.Context()); err != nil {
+			t.Errorf("with the new password: %v", err)
+		}
+	})
+}
+
 // TestClientCertificate: a broker that wants to know its clients by certificate
 // is shown one.
 func TestClientCertificate(t *testing.T) { synctest.Test(t, clientCertificate) }
@@ -206,9 +237,12 @@ func TestABrokerThatFreezesInALoginKeepsNothing(t *testing.T) {
 		config.Security = login(kafkatest.Admin, kafkatest.Admin)
 		var dialled, closed atomic.Int64
 		config.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-			dialled.Add(1)
 			conn, err := broker.Dial(ctx, network, address)
-			return &freezing{Conn: conn, closed: &closed}, err
+			if err != nil {
+				return nil, err
+			}
+			dialled.Add(1)
+			return &freezing{Conn: conn, closed: &closed}, nil
 		}
 		client, err := kafka.New(config)
 		if err != nil {

@@ -147,19 +147,19 @@ type Opener struct {
 	security  kafka.Security
 }
 
-// Opener reads the files that s names, once: passwords and certificates that
-// change take effect with the next start.
+// Opener reads the files that s names. A password or a client certificate that
+// changes takes effect with the next connection, CAs with the next start.
 func (s Settings) Opener() (Opener, error) {
 	if err := s.Validate(); err != nil {
 		return Opener{}, err
 	}
 	o := Opener{addresses: s.Addresses(), security: kafka.Security{Mechanism: s.SASL, User: s.User}}
 	if s.SASL != "" {
-		password, err := config.ReadSecretFile(s.PasswordFile)
-		if err != nil {
-			return Opener{}, fmt.Errorf("%s_PASSWORD_FILE: %w", prefix, err)
+		o.security.Reread = s.password
+		var err error
+		if o.security.Password, err = s.password(); err != nil {
+			return Opener{}, err
 		}
-		o.security.Password = config.NewSecret(strings.TrimRight(string(password), "\r\n"))
 	}
 	if s.TLS == On {
 		var err error
@@ -201,6 +201,14 @@ func Reach(ctx context.Context, s Settings, clientID string, topics ...string) (
 	return client, nil
 }
 
+func (s Settings) password() (config.Secret, error) {
+	b, err := config.ReadSecretFile(s.PasswordFile)
+	if err != nil {
+		return config.Secret{}, fmt.Errorf("%s_PASSWORD_FILE: %w", prefix, err)
+	}
+	return config.NewSecret(strings.TrimRight(string(b), "\r\n")), nil
+}
+
 func (s Settings) tls() (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12} // brokers before Java 11 have no 1.3
 	if s.CAFile != "" {
@@ -214,19 +222,26 @@ func (s Settings) tls() (*tls.Config, error) {
 		}
 	}
 	if s.CertFile != "" {
-		cert, err := os.ReadFile(s.CertFile)
-		if err != nil {
-			return nil, fmt.Errorf("%s_CERT_FILE: %w", prefix, err)
+		if _, err := s.certificate(); err != nil {
+			return nil, err
 		}
-		key, err := config.ReadSecretFile(s.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("%s_KEY_FILE: %w", prefix, err)
-		}
-		pair, err := tls.X509KeyPair(cert, key)
-		if err != nil {
-			return nil, fmt.Errorf("%s_CERT_FILE and _KEY_FILE: %w", prefix, err)
-		}
-		c.Certificates = []tls.Certificate{pair}
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return s.certificate() }
 	}
 	return c, nil
+}
+
+func (s Settings) certificate() (*tls.Certificate, error) {
+	cert, err := os.ReadFile(s.CertFile)
+	if err != nil {
+		return nil, fmt.Errorf("%s_CERT_FILE: %w", prefix, err)
+	}
+	key, err := config.ReadSecretFile(s.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("%s_KEY_FILE: %w", prefix, err)
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("%s_CERT_FILE and _KEY_FILE: %w", prefix, err)
+	}
+	return &pair, nil
 }

@@ -79,6 +79,10 @@ func TestFilesOfSettings(t *testing.T) {
 	if err != nil || o.security.Password.Reveal() != "s3cret" {
 		t.Errorf("password %q, %v", o.security.Password.Reveal(), err)
 	}
+	write("password", "changed", 0o600)
+	if now, err := o.security.Reread(); err != nil || now.Reveal() != "changed" {
+		t.Errorf("the password that was changed is %q, %v", now.Reveal(), err)
+	}
 	if c, err := o.Client("test"); err != nil {
 		t.Errorf("client: %v", err)
 	} else {
