@@ -57,6 +57,7 @@ type Run struct {
 	started int // workers, for their names
 
 	mu       sync.Mutex
+	stalled  time.Duration
 	accepted map[string]bool // ids
 	settled  map[string]bool
 	failed   error
@@ -82,6 +83,7 @@ func Begin(t testing.TB, d *product.Dev, cfg Config) *Run {
 		r.register(s)
 	}
 	r.follow(ctx, f)
+	r.tails.Go(func() { r.watchClock(ctx) })
 	for range cfg.Workers {
 		r.StartWorker()
 	}
@@ -207,6 +209,30 @@ func (r *Run) follow(ctx context.Context, f product.File) {
 		c.Close()
 		log.Close()
 	})
+}
+
+// clockEvery is how often watchClock sleeps.
+const clockEvery = 10 * time.Millisecond
+
+// watchClock notes by how much a sleep takes longer than it should: how long the
+// machine keeps a process that could run from running.
+func (r *Run) watchClock(ctx context.Context) {
+	for ctx.Err() == nil {
+		before := time.Now()
+		time.Sleep(clockEvery)
+		over := time.Since(before) - clockEvery
+		r.mu.Lock()
+		r.stalled = max(r.stalled, over)
+		r.mu.Unlock()
+	}
+}
+
+// Stalled is the longest time so far that this process was kept from running: on a
+// machine that does too much else, waits are not the product's.
+func (r *Run) Stalled() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stalled
 }
 
 // StartWorker starts one more worker process and returns its number.

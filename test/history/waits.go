@@ -103,8 +103,9 @@ func (o *Verdict) gaps(w *Waits, f fault, end int64) {
 	w.Shards = len(shards)
 }
 
-// released is since when the shard of a fence had no owner: since the handover that
-// follows the fence before it, else since the last fault.
+// released is since when the shard of a fence had no owner: since the last handover
+// of it, or the last fault if that was later. A handover may have come to nothing: an
+// owner that gets its shard back writes no fence.
 func (o *Verdict) released(fence *Event) int64 {
 	var before, from int64
 	for _, e := range o.view.fences {
@@ -119,7 +120,7 @@ func (o *Verdict) released(fence *Event) int64 {
 	}
 	for _, h := range o.view.hands {
 		if h.Token.Shard == fence.Token.Shard && h.Mono >= before && h.Mono <= fence.Mono {
-			from = h.Mono
+			from = max(from, h.Mono)
 		}
 	}
 	if from == 0 {

@@ -151,8 +151,9 @@ type want struct {
 	faults    int // that must have fired
 	takeovers int // shards that must have changed hands
 	// fresh and found bound the waits after the faults; 0: not judged. orderly: a job
-	// may wait for orderlyLimit beyond the rebalance. To each comes the longest wait of
-	// the same load undisturbed: what the machine costs.
+	// may wait for orderlyLimit beyond the rebalance. To each comes what the machine
+	// costs: the longest wait of the same load undisturbed, and the longest time that a
+	// process was kept from running.
 	fresh, found time.Duration
 	orderly      bool
 	// calls: every call has to succeed.
@@ -179,12 +180,12 @@ func (a *arena) judge(w want) *history.Verdict {
 		a.t.Errorf("-seed %d: %v", a.seed, v)
 	}
 	var most history.Waits
-	quiet := v.QuietWait()
+	quiet := v.QuietWait() + a.Stalled()
 	for i := range w.faults {
 		x := v.Waits(i, rules.Recovery)
 		a.t.Logf("fault %d: %+v", i+1, x)
 		if limit := orderlyLimit + quiet; w.orderly && x.Beyond > limit {
-			a.t.Errorf("fault %d: a job waited %v beyond the rebalance, and the longest wait undisturbed is %v: %v", i+1, x.Beyond, quiet, x.Worst)
+			a.t.Errorf("fault %d: a job waited %v beyond the rebalance, and what the machine costs is %v: %v", i+1, x.Beyond, quiet, x.Worst)
 		}
 		most.Beyond = max(most.Beyond, x.Beyond)
 		if x.Fresh > most.Fresh {
@@ -214,7 +215,7 @@ func (a *arena) judge(w want) *history.Verdict {
 	rows.add(a.t, fmt.Sprintf("| %s | %s | %d | %d | %d | %v | %d | %d | %d | %d | %v | %v | %v (%v) | %v of %d | %v of %d |", w.fault, a.broker,
 		v.Sent, v.Accepted, v.Unknown+v.Refused, ms(most.Call), v.Anomalies["lost"], v.Duplicates+v.Anomalies["duplicate-exec"], v.Anomalies["lease-overlap"], most.Shards,
 		ms(most.Gap), ms(most.Beyond), ms(most.Fresh), ms(most.FreshP99), ms(most.Found), most.FoundJobs, ms(most.Flight), most.FlightJobs))
-	a.t.Logf("longest wait undisturbed: %v; figures %v", quiet, v.Figures())
+	a.t.Logf("longest wait undisturbed, and longest stall of the machine: %v; figures %v", quiet, v.Figures())
 	return v
 }
 
