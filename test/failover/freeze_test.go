@@ -98,7 +98,10 @@ func (f *flood) call(n int) {
 
 // A broker that neither answers nor hangs up: every call is answered in time,
 // nothing grows, and everything is as before when it goes on.
-func TestEmbeddedBrokerFrozen(t *testing.T) { freeze(t, embedded(t)) }
+func TestEmbeddedBrokerFrozen(t *testing.T) {
+	t.Parallel() // both embedded ones mostly wait
+	freeze(t, embedded(t))
+}
 
 func TestApacheBrokerFrozen(t *testing.T) {
 	b, _ := onApache(t, 1, 0)
@@ -107,7 +110,7 @@ func TestApacheBrokerFrozen(t *testing.T) {
 
 func freeze(t *testing.T, b *brokers) {
 	w := newWorld(t, b.addresses[0], b.durability, 1)
-	tr := w.begin(50, 1)
+	tr := w.begin(50, 1, longEmbedded)
 	f := &flood{token: w.token, answers: make(map[string]int)}
 	for range floodConns {
 		conn, err := grpc.NewClient(w.enqueue.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()))

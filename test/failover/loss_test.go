@@ -122,6 +122,7 @@ func TestApacheBrokerLoss(t *testing.T) {
 
 // The same with the broker of `spillway dev`, which forgets the group's members.
 func TestEmbeddedBrokerLoss(t *testing.T) {
+	t.Parallel()
 	l := newLoss(t, embedded(t), 3)
 	l.run([]string{"only", "only"}, func(k *kill) {
 		k.within("accepting after the broker", k.accept.Sub(k.served), time.Second)
@@ -166,7 +167,11 @@ func (k *kill) within(what string, took, limit time.Duration) {
 func (l *loss) run(victims []string, judge func(*kill)) {
 	t := l.t
 	t.Logf("seed %d", *seed)
-	traffic := l.world.begin(300, 2)
+	most := longMost
+	if l.reference == nil {
+		most = longEmbedded
+	}
+	traffic := l.world.begin(300, 2, most)
 	time.Sleep(warmUp)
 	for _, victim := range victims {
 		k := l.one(traffic, victim)

@@ -24,7 +24,8 @@ const (
 	// slots run what is short, longSlots what runs through a broker's death.
 	slots, longSlots = 64, 128
 	longLeast        = 5 * time.Second
-	longMost         = 20 * time.Second
+	longMost         = 20 * time.Second // where brokers are away for as long
+	longEmbedded     = 10 * time.Second
 	shortWork        = 5 * time.Millisecond
 	// floodType is the type of jobs that nobody keeps an account of.
 	floodType = "flood"
@@ -46,6 +47,7 @@ type job struct {
 type traffic struct {
 	t       testing.TB
 	client  *client.Client
+	most    time.Duration      // that a long job takes
 	stop    context.CancelFunc // of the generator
 	sending sync.WaitGroup     // the generator and its calls
 	working sync.WaitGroup
@@ -56,15 +58,15 @@ type traffic struct {
 	cancelled []string
 }
 
-// begin sends rate short jobs a second and long ones until end, after a job of each
-// kind of every source, so that all of them are registered.
-func (w *world) begin(rate int, long float64) *traffic {
+// begin sends rate short jobs a second and long ones, of at most most, until end,
+// after a job of each kind of every source, so that all of them are registered.
+func (w *world) begin(rate int, long float64, most time.Duration) *traffic {
 	w.t.Helper()
 	c, err := client.Dial(w.enqueue.grpc, client.WithToken(w.token))
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	tr := &traffic{t: w.t, client: c}
+	tr := &traffic{t: w.t, client: c, most: most}
 	working, halt := context.WithCancel(context.Background())
 	tr.halt = halt
 	var schedulers []string
@@ -170,7 +172,7 @@ func (tr *traffic) handle(ctx context.Context, run *worker.Job) error {
 	j.started = append(j.started, began)
 	work := shortWork
 	if j.long {
-		work = longLeast + time.Duration(id)*time.Millisecond*997%(longMost-longLeast)
+		work = longLeast + time.Duration(id)*time.Millisecond*997%(tr.most-longLeast)
 	}
 	tr.mu.Unlock()
 	timer := time.NewTimer(work)

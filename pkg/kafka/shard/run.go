@@ -61,8 +61,9 @@ type Config struct {
 	Topics kafka.Topics
 	// Shards is P; the partition counts of the scheduler topics are multiples.
 	Shards int
-	// Replica is a name that this replica keeps over restarts. Shards are dealt
-	// in the order of these names, so the same replicas get the same shards back.
+	// Replica is a name that this replica keeps over restarts. Shards stay with
+	// those who have them; those that nobody has are dealt in the order of these
+	// names, so that a group that begins anew is dealt as before.
 	Replica string
 	// Log receives one line when a generation begins and one when it ends.
 	Log *slog.Logger
