@@ -324,7 +324,7 @@ func TestWaits(t *testing.T) {
 		return e.Kind == Hold || e.Kind == Resume || e.Key == "waits" || e.Job == "id-waits"
 	})
 	s.at(500, Event{Kind: Handover, Token: token(1, 0)}) // the owner got the shard back: no fence follows
-	s.send(10_800, "found", "plain", OK) // lies in the log when the shard changes hands
+	s.send(10_800, "found", "plain", OK)                 // lies in the log when the shard changes hands
 	s.exec(17_500, 17_510, "found", "plain", token(60, 20), "worker-0")
 	s.settle(17_520, 80, "found", 60, token(60, 20), "SUCCEEDED")
 	s.send(17_200, "fresh", "plain", OK)
