@@ -354,8 +354,12 @@ func TestApacheSecureRefusals(t *testing.T) {
 			}
 			return strings.Contains(r.Said(), "Group Authorization Failed")
 		})
-		if ok, _ := r.ready(); ok {
-			t.Error("it is ready")
+		time.Sleep(5 * time.Second)
+		if ok, _ := r.ready(); ok || r.Ended() {
+			t.Errorf("ready %v, ended %v", ok, r.Ended())
+		}
+		if lines := strings.Count(r.Said(), "\n"); lines > quiet {
+			t.Errorf("it said %d lines:\n%s", lines, r.Said())
 		}
 	})
 }
