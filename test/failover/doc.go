@@ -14,6 +14,9 @@
 // the test's own process. Every wait has a deadline, everything listens on loopback,
 // and only processes that a test started are killed.
 //
+//	go test ./test/failover                                                          the embedded broker
+//	SPILLWAY_TEST_KAFKA=apache go test -timeout 30m -run TestApache -v ./test/failover [-args -seed 7]
+//
 // Times that a run prints are those of the machine it ran on, with brokers,
 // services and load on the same cores.
 package failover
