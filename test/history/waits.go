@@ -66,7 +66,8 @@ func (o *Verdict) Waits(i int, recovery time.Duration) Waits {
 			}
 		}
 		early := i > 0 && j.answered < f.Mono-int64(o.rules.Jitter)
-		if first.start <= f.Mono || j.answered > end || early {
+		late := i+1 < len(o.view.faults) && j.answered >= end-int64(o.rules.Jitter) && first.start > end // the next fault's
+		if first.start <= f.Mono || j.answered > end || early || late {
 			continue
 		}
 		w.Call = max(w.Call, time.Duration(j.answered-j.invoke.Mono))
