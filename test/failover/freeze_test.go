@@ -110,7 +110,7 @@ func TestApacheBrokerFrozen(t *testing.T) {
 
 func freeze(t *testing.T, b *brokers) {
 	w := newWorld(t, b.addresses[0], b.durability, 1)
-	tr := w.begin(50, 1, longEmbedded)
+	tr := w.begin(100, 1, longEmbedded)
 	f := &flood{token: w.token, answers: make(map[string]int)}
 	for range floodConns {
 		conn, err := grpc.NewClient(w.enqueue.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()))
