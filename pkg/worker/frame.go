@@ -103,8 +103,9 @@ func (w *Worker) grantTo(now time.Time, l *link, held *lease, wire *schedulerv1.
 		return // the same lease again
 	}
 	granted := w.slots.Grant(now, l.key, share.Grant{Ticket: wire.GetTicket(), Priority: priorityOf(wire.GetPriority()), Tag: wire.GetTag()})
-	if granted && held.token.Epoch < w.owners[held.token.Shard].epoch {
-		// Of an owner that has lost the shard: the next one was told, or will be, that this worker does not have it.
+	if granted && (l.drained || held.token.Epoch < w.owners[held.token.Shard].epoch) {
+		// On a stream whose place another one takes, or of an owner that has lost the shard: the other stream, or the next owner, was told, or
+		// will be, that this worker does not have it.
 		w.slots.Freed(now, 1)
 		granted = false
 	}

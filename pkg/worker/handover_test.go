@@ -104,3 +104,28 @@ func TestNewOwnerRenewsAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// TestLeaseOnADrainedStreamGoesBack: a lease that arrives when another stream takes the stream's place is not run: what the new stream's Hello does not
+// name is granted again at once (I5, H27).
+func TestLeaseOnADrainedStreamGoesBack(t *testing.T) {
+	bubble(t, 1, func(wd *world, s *scheduler) {
+		ran := make(chan Token, 4)
+		wd.worker.Handle("fast", func(_ context.Context, j *Job) error { ran <- j.Token; return nil })
+		wd.run()
+		old, _ := s.accept(3)
+		old.send(&schedulerv1.WorkResponse{Drain: &schedulerv1.Drain{Reason: "the stream is old"}})
+		old.send(grants(grant(1, "fast")))
+		if r := old.next(hasReturns).Returns[0]; r.Tokens[0].GetCounter() != 1 {
+			t.Fatalf("returned %v", r)
+		}
+		st, hello := s.accept(3)
+		if len(hello.Held) != 0 {
+			t.Fatalf("held %v", hello.Held)
+		}
+		st.send(grants(grant(2, "fast")))
+		st.next(hasResults)
+		if got := <-ran; got.Counter != 2 || len(ran) != 0 {
+			t.Fatalf("ran under %v", got)
+		}
+	})
+}

@@ -33,7 +33,8 @@ func (j *judge) watch(of func(*worker.Job) time.Duration) worker.Handler {
 			j.last, j.running, j.busy, j.most = map[string]worker.Token{}, map[string]int{}, map[string]int{}, map[string]int{}
 		}
 		if j.running[job.ID] > 0 {
-			j.wrong = append(j.wrong, fmt.Sprintf("%s runs twice at a time", job.ID))
+			j.wrong = append(j.wrong, fmt.Sprintf("%v: %s of %s, accepted at %v, runs under %v while it runs under %v", time.Now().Format("04:05.000"), job.ID,
+				job.Source, job.AcceptedAt.Format("04:05.000"), job.Token, j.last[job.ID]))
 		}
 		if last, again := j.last[job.ID]; again && !last.Before(job.Token) {
 			j.wrong = append(j.wrong, fmt.Sprintf("%s runs under %v after %v", job.ID, job.Token, last))

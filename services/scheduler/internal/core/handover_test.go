@@ -234,7 +234,7 @@ func TestSuccession(t *testing.T) {
 						h.worker = "" // the worker will not take it any more
 					}
 				}
-				s.e.Answered(s.now, w, 0, s.epoch)
+				s.e.Answered(s.now, w, 0, s.epoch, nil, time.Time{})
 			},
 			"time": func(t *rapid.T) {
 				s.t = t

@@ -308,10 +308,11 @@ func (e *Engine) giveBack(t moment, j *Job, undo bool) {
 	e.enqueue(t, j, true)
 }
 
-// Reconcile compares the leases that a worker says it holds (running, or with a result not yet answered Settled)
-// with those the engine has given it. Leases it does not name go back to their queues without an attempt, unless they were handed over: it may
-// not know yet whom to tell (Answered). The returned tokens are no leases of this engine: try Inherit, else tell the worker they are lost.
-func (e *Engine) Reconcile(now time.Time, worker string, held []Token) (lost []Token) {
+// Reconcile compares the leases that a worker says it holds at the beginning of a stream (running, or with a result not yet answered Settled) with
+// those the engine has given it, in the shards that it is about. Leases it does not name go back to their queues without an attempt, unless they
+// were handed over: it may not know yet whom to tell (Answered). The returned tokens are no leases of this engine: try Inherit, else tell the worker
+// they are lost.
+func (e *Engine) Reconcile(now time.Time, worker string, held []Token, about func(shard int32) bool) (lost []Token) {
 	t := e.advance(now)
 	named := make(map[Token]bool, len(held))
 	for _, tok := range held {
@@ -321,7 +322,7 @@ func (e *Engine) Reconcile(now time.Time, worker string, held []Token) (lost []T
 		}
 	}
 	for i := len(e.running) - 1; i >= 0; i-- { // from the end: giveBack fills the hole with the last
-		if j := e.running[i]; j.lease.worker == worker && !j.lease.handed && !named[j.lease.token] {
+		if j := e.running[i]; j.lease.worker == worker && !j.lease.handed && !named[j.lease.token] && about(j.Shard) {
 			e.giveBack(t, j, !j.started)
 		}
 	}
@@ -407,21 +408,31 @@ func (e *Engine) Expect(now time.Time, h Held) {
 	e.put(t, sh, c)
 }
 
-// Answered tells that a worker has named all that it holds of a shard, and takes no lease of an older epoch any more: what was handed over as
-// its and was not named never reached it, or went back to the former owner. Those jobs may be granted, without an attempt.
-func (e *Engine) Answered(now time.Time, worker string, id int32, epoch int64) {
+// Answered tells that a worker has named all that it holds of a shard, and takes no lease of an older epoch any more. What was handed over as its and
+// is not named never reached it, or went back to the former owner; what was granted before its stream began, and is not named, never arrived.
+// Those jobs may be granted, without an attempt.
+func (e *Engine) Answered(now time.Time, worker string, id int32, epoch int64, named []Token, since time.Time) {
 	t := e.advance(now)
 	sh := e.shards[id]
 	if sh == nil || sh.epoch != epoch {
 		return
 	}
+	has := make(map[Token]bool, len(named))
+	for _, tok := range named {
+		has[tok] = true
+	}
+	began := e.at(since)
 	for i := len(e.running) - 1; i >= 0; i-- { // as in Reconcile
-		if j := e.running[i]; j.lease.handed && j.lease.worker == worker && j.Shard == id {
-			e.giveBack(t, j, false)
+		j := e.running[i]
+		if j.Shard != id || j.lease.worker != worker || has[j.lease.token] {
+			continue
+		}
+		if j.lease.handed || j.lease.start < began {
+			e.giveBack(t, j, !j.lease.handed && !j.started)
 		}
 	}
 	for _, c := range sh.claims {
-		if c.handed && c.worker == worker {
+		if c.handed && c.worker == worker && !has[c.token] {
 			e.unclaim(t, sh, c)
 		}
 	}

@@ -491,7 +491,7 @@ func program(t *rapid.T) {
 			}
 			m.grants = map[string][]time.Time{} // not started: as if never granted
 			strange := Token{Shard: 0, Epoch: -1, Counter: 1}
-			if lost := m.e.Reconcile(m.now, w.ID, append(held, strange)); len(lost) != 1 || lost[0] != strange {
+			if lost := m.e.Reconcile(m.now, w.ID, append(held, strange), func(int32) bool { return true }); len(lost) != 1 || lost[0] != strange {
 				t.Fatalf("lost %v", lost)
 			}
 		},

@@ -181,3 +181,53 @@ func TestNothingIsRenewedWhenTheGateSaysSo(t *testing.T) {
 		a.next("renewal", func(f *frame.ToWorker) bool { return len(f.Renewed) == 1 })
 	})
 }
+
+// I5: a stream that begins while a shard is handed over decides nothing about the shard's leases; the answer to the next Owned does, should the group
+// give the shard back. What that stream was granted itself may be on its way.
+func TestStreamThatBeginsDuringAHandover(t *testing.T) {
+	bubble(t, Config{}, func(h *house) {
+		a := h.open(worker("a", 3), 3)
+		h.offer("s")
+		h.offer("s")
+		var tokens []core.Token
+		for len(tokens) < 2 {
+			for _, g := range a.next("leases", hasLease).Leases {
+				tokens = append(tokens, g.Token)
+			}
+		}
+		h.gate.shut.Store(true)
+		h.loop.HandOver([]int32{0})
+		time.Sleep(10 * time.Millisecond)
+		hello := worker("a", 3)
+		hello.Held = []frame.HeldLease{{JobID: h.leases()[0].JobID, Token: h.leases()[0].Token}}
+		a = h.open(hello, 2)
+		if n := len(h.leases()); n != 2 {
+			t.Fatalf("%d leases after the stream began", n)
+		}
+		h.gate.shut.Store(false)
+		h.own(7)
+		a.quiet(time.Second, "granted what may run", hasLease)
+		h.offer("s")
+		onTheWay := a.lease()
+		var kept core.Held
+		for _, lease := range h.leases() {
+			if lease.Token == tokens[0] {
+				kept = lease
+			}
+		}
+		again := worker("a", 3)
+		again.Held = []frame.HeldLease{{JobID: kept.JobID, Token: kept.Token}}
+		again.Answers = &frame.Owned{Shards: []int32{0}, Epochs: []int64{7}}
+		a.receive(frame.FromWorker{Hello: &again, Credit: &frame.Credit{Free: 1, Seen: 1}})
+		if g := a.lease(); g.Token == onTheWay.Token || g.Job.ID == kept.JobID || g.Attempt != 1 {
+			t.Fatalf("granted %+v", g.Token)
+		}
+		left := map[core.Token]bool{}
+		for _, lease := range h.leases() {
+			left[lease.Token] = true
+		}
+		if len(left) != 3 || !left[tokens[0]] || left[tokens[1]] || !left[onTheWay.Token] {
+			t.Fatalf("left %v", left)
+		}
+	})
+}

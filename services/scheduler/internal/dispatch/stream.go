@@ -51,7 +51,7 @@ func (l *Loop) Open(who frame.Identity, hello frame.Hello) (*Session, error) {
 		}
 	}
 	unknown := map[core.Token]bool{}
-	for _, t := range l.engine.Reconcile(now, s.worker, named) {
+	for _, t := range l.engine.Reconcile(now, s.worker, named, l.ownsShard) {
 		unknown[t] = true
 	}
 	lost := l.inherit(now, s.worker, hello.Held, unknown)
@@ -116,7 +116,7 @@ func (s *Session) Receive(f frame.FromWorker) error {
 		e.Latest(now, s.worker, t.Priority, t.Tag)
 	}
 	if f.Hello != nil {
-		lost = l.claim(now, s.worker, f.Hello)
+		lost = l.claim(now, s, f.Hello)
 	}
 	for _, r := range f.Results {
 		if !l.owns(r.Token) {
@@ -174,9 +174,9 @@ func (s *Session) Receive(f frame.FromWorker) error {
 }
 
 // claim takes a worker's answer to Owned: leases that the engine does not know are inherited, or lost; those that were handed over as the
-// worker's, and that it does not name, go back. Unlike at the beginning of a session, what was granted here and is not named is not given back:
-// it may have been granted while the answer was on its way.
-func (l *Loop) claim(now time.Time, worker string, hello *frame.Hello) (lost []core.Token) {
+// worker's, and that it does not name, go back. What was granted on this stream and is not named is not given back: it may have been granted while
+// the answer was on its way.
+func (l *Loop) claim(now time.Time, s *Session, hello *frame.Hello) (lost []core.Token) {
 	var tokens []core.Token
 	for _, h := range hello.Held {
 		if l.owns(h.Token) {
@@ -185,24 +185,27 @@ func (l *Loop) claim(now time.Time, worker string, hello *frame.Hello) (lost []c
 	}
 	if len(tokens) > 0 {
 		unknown := map[core.Token]bool{}
-		_, gone := l.engine.Renew(now, worker, tokens)
+		_, gone := l.engine.Renew(now, s.worker, tokens)
 		for _, t := range gone {
 			unknown[t] = true
 		}
-		lost = l.inherit(now, worker, hello.Held, unknown)
+		lost = l.inherit(now, s.worker, hello.Held, unknown)
 	}
 	if a := hello.Answers; a != nil && len(a.Shards) == len(a.Epochs) {
 		for i, shard := range a.Shards {
 			if epoch, owned := l.shards[shard]; owned && epoch == a.Epochs[i] {
-				l.engine.Answered(now, worker, shard, epoch)
+				l.engine.Answered(now, s.worker, shard, epoch, tokens, s.opened)
 			}
 		}
 	}
 	return lost
 }
 
-func (l *Loop) owns(t core.Token) bool {
-	_, owned := l.shards[t.Shard]
+func (l *Loop) owns(t core.Token) bool { return l.ownsShard(t.Shard) }
+
+// ownsShard reports whether the shard is this replica's, and not handed over: then what a worker does not name is not decided yet.
+func (l *Loop) ownsShard(shard int32) bool {
+	_, owned := l.shards[shard]
 	return owned
 }
 
