@@ -15,7 +15,7 @@ import (
 // minute run. No job runs twice at a time, tokens rise, nothing is lost, and no attempt is used up by an owner that left in order (F1, F3, F5, F19,
 // I1, I5). CHURN_SEED runs one seed.
 func TestTakeoversInAnyOrder(t *testing.T) {
-	seeds := []uint64{1, 2, 3}
+	seeds := []uint64{1, 2, 13} // 13: a worker that came back in the middle of a rebalance ran a job twice
 	if text := os.Getenv("CHURN_SEED"); text != "" {
 		seed, err := strconv.ParseUint(text, 10, 64)
 		if err != nil {
