@@ -226,7 +226,9 @@ func (s *owned) inherit(drained bool, prefix string, taken time.Time) {
 	left := s.legacy
 	s.legacy = legacy{}
 	switch {
-	case drained:
+	// A commit that says drained without a handover that counts proves nothing: the owner may have been fenced by one that never came to own, or
+	// the log been made anew. Its leases are unknown then.
+	case drained && left.number > 0:
 		ended := make(map[core.JobID]bool, len(left.leases)) // there are far more settled jobs
 		for _, h := range left.leases {
 			ended[h.JobID] = false

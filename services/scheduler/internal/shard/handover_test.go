@@ -197,6 +197,31 @@ func TestZombiesHandoverIsIgnored(t *testing.T) {
 	})
 }
 
+// TestDrainedWithoutAHandover: an owner that goes on below a fence which it has not seen (its writer lost the shard again before it had read anything)
+// hands over events that no reader counts. Then its commit proves nothing, and what it has granted is in quarantine (H6).
+func TestDrainedWithoutAHandover(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		r := w.own("a")
+		offset := w.jobs(topics.Jobs("low"), 1, 3)
+		w.held[1] = []core.Held{lease(1, 1, 0)}
+		w.event(1, 0, macKey, fenceOf("late"))
+		r.stop()
+		if !slices.Equal(w.drained(), []bool{true, true}) {
+			t.Fatalf("drained: %v", w.drained())
+		}
+		r = w.own("b")
+		if got := r.inherited(1); len(got) != 0 {
+			t.Errorf("inherited %+v", got)
+		}
+		if past := r.window(topics.Jobs("low"), 1).History(job(1), offset); past.Quarantine.Before(time.Now().Add(Quarantine - time.Second)) {
+			t.Errorf("in quarantine until %v", past.Quarantine)
+		}
+		if past := r.window(topics.Jobs("low"), 0).History(job(1), 0); past.Quarantine.After(time.Now()) {
+			t.Errorf("the other shard is in quarantine until %v", past.Quarantine)
+		}
+	})
+}
+
 // TestDrainedCommitOfUnknownFateIsTakenBack: an owner that keeps its shard through a rebalance takes a drained commit back whose answer it did not
 // get: or whoever came after a crash would find it, and grant again what runs.
 func TestDrainedCommitOfUnknownFateIsTakenBack(t *testing.T) {

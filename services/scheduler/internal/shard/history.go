@@ -28,7 +28,40 @@ const (
 
 	fetchBytes = 1 << 20
 	fetchWait  = 200 * time.Millisecond
+
+	// lagFor is how long a partition may end below what it is known to hold. A leader that has just been elected does not know its end until the
+	// other replicas have asked it for more, moments later; a log that was truncated or made anew never does.
+	lagFor = 15 * time.Second
 )
+
+// reader reads outcomes; a kafka.Client is one.
+type reader interface {
+	Fetch(ctx context.Context, topic string, partition int, from int64, maxBytes int, maxWait time.Duration) (kafka.Batch, error)
+	Ends(ctx context.Context, topic string, partitions []int) (map[int]kafka.Range, error)
+}
+
+// lag is a log that does not show yet what it is known to hold.
+type lag struct{ since time.Time }
+
+// over forgets it.
+func (l *lag) over() { l.since = time.Time{} }
+
+// wait pauses, and reports whether to ask again: not for longer than lagFor, nor when ctx has ended.
+func (l *lag) wait(ctx context.Context) bool {
+	now := time.Now()
+	if l.since.IsZero() {
+		l.since = now
+	}
+	if now.Sub(l.since) >= lagFor {
+		return false
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(fetchWait / 4):
+		return true
+	}
+}
 
 // outcomeOf is a job that a former owner settled, for the engine's dedupe window. There may be very many for a moment.
 type outcomeOf struct {
@@ -54,7 +87,7 @@ func digest(sha []byte) uint32 {
 // comes to the same result without trusting clocks. before is the last fence below committed, 0 if none is known. When it is not below
 // from, the one that governs there is unknown until a fence is met; up to there the highest epoch of an event stands for it, which can
 // only be wrong of an owner that wrote nothing.
-func (s *owned) fold(ctx context.Context, client *kafka.Client, macKey []byte, topic string, from, committed, before, fence int64) (forged int, err error) {
+func (s *owned) fold(ctx context.Context, client reader, macKey []byte, topic string, from, committed, before, fence int64) (forged int, err error) {
 	defer s.firstOnly()
 	last, early := int64(-1), int64(0) // the last fence; below early no fence was met and none is known
 	if before < from {
@@ -62,6 +95,7 @@ func (s *owned) fold(ctx context.Context, client *kafka.Client, macKey []byte, t
 	} else {
 		early = before
 	}
+	var behind lag
 	for from < fence {
 		batch, err := client.Fetch(ctx, topic, int(s.id), from, fetchBytes, fetchWait)
 		if err != nil {
@@ -90,7 +124,9 @@ func (s *owned) fold(ctx context.Context, client *kafka.Client, macKey []byte, t
 			last = max(last, event.GetEpoch()) // there was a fence, be it before what is read here
 			s.past(event, m.Offset, last, m.Offset >= committed)
 		}
-		if len(batch.Messages) == 0 && from >= batch.HighWatermark {
+		if len(batch.Messages) > 0 || from < batch.HighWatermark {
+			behind.over()
+		} else if !behind.wait(ctx) {
 			return forged, fmt.Errorf("shard: %s/%d ends at %d, below its fence at %d", topic, s.id, batch.HighWatermark, fence)
 		}
 	}
@@ -200,7 +236,7 @@ func (s *owned) forget(now time.Time) {
 
 // foreign reports whether another owner has fenced the shard. It reads from the first record of outcomes on that may be another's: a late event
 // of this owner may well lie above a foreign fence.
-func (s *owned) foreign(ctx context.Context, client *kafka.Client, topic, replica string) (bool, error) {
+func (s *owned) foreign(ctx context.Context, client reader, topic, replica string) (bool, error) {
 	s.mu.Lock()
 	from := s.ours
 	s.mu.Unlock()
@@ -209,13 +245,16 @@ func (s *owned) foreign(ctx context.Context, client *kafka.Client, topic, replic
 		return false, err
 	}
 	from = max(from, ends[int(s.id)].First)
+	var behind lag
 	for from < ends[int(s.id)].Next {
 		batch, err := client.Fetch(ctx, topic, int(s.id), from, fetchBytes, fetchWait)
 		if err != nil {
 			return false, err
 		}
-		if len(batch.Messages) == 0 {
-			break
+		if len(batch.Messages) > 0 {
+			behind.over()
+		} else if !behind.wait(ctx) { // not "no": what was not read may be a fence
+			return false, fmt.Errorf("shard: %s/%d shows nothing at %d, and ends at %d", topic, s.id, from, ends[int(s.id)].Next)
 		}
 		for _, m := range batch.Messages {
 			from = m.Offset + 1

@@ -123,6 +123,9 @@ func TestFoldAgainstAScan(t *testing.T) {
 		}
 		want := map[core.JobID]core.Token{}
 		longest := time.Duration(0)
+		if left == nil { // whatever the commit says
+			longest = Quarantine
+		}
 		for _, h := range left {
 			longest = max(longest, h.GetQuarantine().AsDuration())
 			for _, lease := range h.GetLeases() {

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"context"
 	"slices"
 	"testing"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/spillway/spillway/pkg/envelope"
+	"github.com/spillway/spillway/pkg/kafka"
 	"github.com/spillway/spillway/pkg/offsets"
 	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
 	logv1 "github.com/spillway/spillway/proto/gen/spillway/log/v1"
@@ -160,6 +162,48 @@ func TestSettledBelowAndAboveTheCommit(t *testing.T) {
 		}
 		if got := s.events.account(); got.Succeeded != 2 || s.events.low() != fence {
 			t.Errorf("%d jobs are counted up to %d", got.Succeeded, s.events.low())
+		}
+	})
+}
+
+// newLeader is a log whose leader does not show, for so many fetches, what lies at hidden and above.
+type newLeader struct {
+	reader
+	hidden  int64
+	fetches int
+}
+
+func (l *newLeader) Fetch(ctx context.Context, topic string, partition int, from int64, maxBytes int, maxWait time.Duration) (kafka.Batch, error) {
+	batch, err := l.reader.Fetch(ctx, topic, partition, from, maxBytes, maxWait)
+	if l.fetches--; l.fetches < 0 {
+		return batch, err
+	}
+	batch.HighWatermark = l.hidden
+	batch.Messages = slices.DeleteFunc(batch.Messages, func(m kafka.Message) bool { return m.Offset >= l.hidden })
+	return batch, err
+}
+
+// TestNewLeaderHidesTheEnd: a leader that has just been elected does not show for a moment what was acknowledged before. A new owner waits for its
+// fence, and one that comes back does not take the silence for "nobody was here" (H5). A log that never shows it is another one.
+func TestNewLeaderHidesTheEnd(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		former := w.event(0, 0, macKey, fenceOf("former"))
+		w.event(0, former, macKey, settledOf(job(1), jobv1.Outcome_OUTCOME_SUCCEEDED))
+		last := w.event(0, former, macKey, settledOf(job(2), jobv1.Outcome_OUTCOME_SUCCEEDED))
+		fence := w.event(0, 0, macKey, fenceOf("me"))
+		for fetches, whole := range map[int]bool{0: true, 20: true, 1000: false} {
+			s := &owned{byJob: map[core.JobID][]int64{}, history: map[core.JobID]core.Past{}, events: events{next: former}}
+			log := &newLeader{reader: w.client, hidden: last, fetches: fetches}
+			_, err := s.fold(t.Context(), log, macKey, topics.Outcomes(), former, former, former, fence)
+			if (err == nil) != whole || whole && !s.history[job(2)].Settled {
+				t.Errorf("hidden for %d fetches: %v, history %v", fetches, err, s.history)
+			}
+			s = &owned{ours: former + 1}
+			log.fetches = fetches
+			fenced, err := s.foreign(t.Context(), log, topics.Outcomes(), "former")
+			if (err == nil) != whole || fenced != whole {
+				t.Errorf("hidden for %d fetches: fenced %v, %v", fetches, fenced, err)
+			}
 		}
 	})
 }
