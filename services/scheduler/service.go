@@ -43,8 +43,8 @@ const (
 	// drainFor is how long a stop waits for running jobs when no other replica is there to go on with them.
 	drainFor = 3 * time.Second
 	// settleFor is how long a stop waits for what is under way to become durable when others are there: most of it is within milliseconds, and
-	// what waits for the stop is everything else of these shards.
-	settleFor = 100 * time.Millisecond
+	// what waits for the stop is everything else of these shards: a fifth of the 100 ms that it may wait beyond the rebalance.
+	settleFor = 20 * time.Millisecond
 	// poll is how often conditions are looked at that nobody tells.
 	poll = 20 * time.Millisecond
 )

@@ -451,7 +451,7 @@ func TestApacheDiskStaysBounded(t *testing.T) {
 func TestKilledRightAfterATrim(t *testing.T) {
 	t.Setenv("SPILLWAY_SCHEDULER_TRIM_EVERY", "1s")
 	d := product.StartDev(t, t.TempDir())
-	const n, before = 60_000, 20_000
+	const n, before = 200_000, 20_000 // still at it when it is trimmed, also where 30,000 run a second
 	f := newFlood(t, n, 8)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
