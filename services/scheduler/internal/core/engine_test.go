@@ -62,6 +62,38 @@ func (b *bench) wait(d time.Duration) (moves []*Job, settlements []Settlement, r
 	return moves, settlements, reads
 }
 
+// A worker that names leases which nobody granted, with tokens of an epoch before, gets no job by it: neither one that waits, of a type that is not
+// its own and of a source that is held, nor one that is read later, nor one that was handed over as another's. Or it could settle what never ran.
+func TestLeasesThatNobodyGrantedAreNotInherited(t *testing.T) {
+	b := newBench(t, Config{})
+	b.join(4)
+	waits, unread, handed := b.job("s", ""), b.job("s", ""), b.job("s", "")
+	b.offer(waits, Queue, "")
+	false1, false2, false3 := Token{Epoch: 9, Counter: 1}, Token{Epoch: 9, Counter: 2}, Token{Epoch: 9, Counter: 9}
+	if b.e.Inherit(b.now, "x", "s", waits.ID, false1, b.now) {
+		t.Error("a job was inherited that no former owner can have granted")
+	}
+	b.e.Inherit(b.now, "x", "s", unread.ID, false2, b.now)
+	b.offer(unread, Queue, "")
+	lease := Token{Epoch: 9, Counter: 8}
+	b.e.Expect(b.now, Held{JobID: handed.ID, Source: "s", Token: lease, Worker: "w", ExpiresIn: time.Second})
+	if b.e.Inherit(b.now, "x", "s", handed.ID, false3, b.now) {
+		t.Error("a lease that was handed over gave way to one that was not")
+	}
+	b.offer(handed, Queue, "")
+	for id, tok := range map[JobID]Token{waits.ID: false1, unread.ID: false2, handed.ID: false3} {
+		if s := b.e.Done(b.now, "x", Result{Token: tok, JobID: id, Kind: Success}); s.Kind != Refused {
+			t.Errorf("token %v settles a job that was never granted: %+v", tok, s)
+		}
+	}
+	if s := b.e.Done(b.now, "w", Result{Token: lease, JobID: handed.ID, Kind: Success}); s.Kind != Succeeded {
+		t.Errorf("the one that was handed over: %+v", s)
+	}
+	if got := b.grants(); len(got) != 2 {
+		t.Errorf("granted %v, want the two that nobody has", got)
+	}
+}
+
 // A job that a crashed owner may have granted is not granted before its quarantine is over, unless its worker names it.
 func TestTakeover(t *testing.T) {
 	b := newBench(t, Config{})

@@ -52,7 +52,8 @@ func (e *Engine) Offer(now time.Time, j *Job) Verdict {
 	c, inherits := sh.claims[j.ID]
 	if inherits {
 		e.unclaim(t, sh, c)
-		inherits = j.Reported.Before(c.token) // or its end was counted, and its worker does not know
+		// Else its end was counted, and its worker does not know; or no former owner can have granted it (Inherit).
+		inherits = j.Reported.Before(c.token) && (c.vouched || !j.Quarantine.IsZero())
 	}
 	if !inherits {
 		if v, ok := e.divert(t, j, st); ok {

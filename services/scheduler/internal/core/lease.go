@@ -338,6 +338,7 @@ type claim struct {
 	startedAt time.Time
 	until     moment
 	handed    bool    // as in lease
+	vouched   bool    // a former owner named it in its handover; else there is only a worker's word for it
 	result    *Result // the worker has reported already
 }
 
@@ -380,7 +381,11 @@ func (e *Engine) Held(now time.Time, id int32) (list []Held) {
 	}
 	for tok, j := range e.leases {
 		if tok.Shard == id {
-			list = append(list, Held{JobID: j.ID, Source: j.Source, Token: tok, Worker: j.lease.worker, ExpiresIn: max(0, j.lease.expires-t)})
+			left := max(0, j.lease.expires-t)
+			if j.state == settling {
+				left = e.cfg.TTL // its worker has the result, and time to repeat it, however long the log took no event
+			}
+			list = append(list, Held{JobID: j.ID, Source: j.Source, Token: tok, Worker: j.lease.worker, ExpiresIn: left})
 		}
 	}
 	for _, c := range sh.claims {
@@ -401,7 +406,7 @@ func (e *Engine) Expect(now time.Time, h Held) {
 	if sh == nil || h.Token.Epoch >= sh.epoch || e.jobs[h.JobID] != nil {
 		return
 	}
-	c := &claim{id: h.JobID, worker: h.Worker, token: h.Token, until: t + min(max(0, h.ExpiresIn), e.cfg.TTL), handed: true}
+	c := &claim{id: h.JobID, worker: h.Worker, token: h.Token, until: t + min(max(0, h.ExpiresIn), e.cfg.TTL), handed: true, vouched: true}
 	if h.Source != "" {
 		c.src = e.sourceOf(t, h.Token.Shard, h.Source)
 	}
@@ -440,6 +445,9 @@ func (e *Engine) Answered(now time.Time, worker string, id int32, epoch int64, n
 
 // Inherit turns a lease of a former owner into one of this engine, with its old token, if the job was not granted
 // here since. A job that was not offered yet is remembered for one TTL. startedAt is when the worker began it.
+//
+// A worker's word counts only for what a former owner may have granted: what is in quarantine, or was handed over as that worker's. With any other
+// job it would be a way to take, and to settle, work of every type and of held sources that nobody has granted.
 func (e *Engine) Inherit(now time.Time, worker, source string, id JobID, tok Token, startedAt time.Time) bool {
 	t := e.advance(now)
 	sh := e.shards[tok.Shard]
@@ -455,8 +463,8 @@ func (e *Engine) Inherit(now time.Time, worker, source string, id JobID, tok Tok
 		if e.ended(t, sh, source, id) || len(sh.claims) >= maxClaims {
 			return false
 		}
-		if c := sh.claims[id]; c != nil && !c.token.Before(tok) {
-			return false // a later lease of the job was handed over
+		if c := sh.claims[id]; c != nil && (c.vouched || !c.token.Before(tok)) {
+			return false // another lease of the job was handed over, or a later one is claimed
 		}
 		e.put(t, sh, &claim{id: id, worker: worker, token: tok, startedAt: startedAt, until: t + e.cfg.TTL})
 		return true
@@ -468,7 +476,7 @@ func (e *Engine) Inherit(now time.Time, worker, source string, id JobID, tok Tok
 		e.named(t, j, startedAt)
 		return true
 	}
-	if !j.Reported.Before(tok) {
+	if j.Quarantine.IsZero() || !j.Reported.Before(tok) {
 		return false
 	}
 	switch j.state {

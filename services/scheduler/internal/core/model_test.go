@@ -504,7 +504,10 @@ func program(t *rapid.T) {
 			m.offset++
 			tok := Token{Shard: x.shard, Epoch: 0, Counter: m.offset}
 			j := m.e.jobs[x.id]
-			free := j != nil && (j.state == queued || j.state == waiting)
+			if j != nil && rapid.Bool().Draw(t, "quarantined") {
+				j.Quarantine = m.now // over, but a former owner may have granted it
+			}
+			free := j != nil && (j.state == queued || j.state == waiting) && !j.Quarantine.IsZero()
 			if m.shards[x.shard] == 0 || x.where != inEngine {
 				return
 			}
