@@ -234,9 +234,10 @@ func (s *owned) forget(now time.Time) {
 	s.history = nil
 }
 
-// foreign reports whether another owner has fenced the shard. It reads from the first record of outcomes on that may be another's: a late event
-// of this owner may well lie above a foreign fence.
-func (s *owned) foreign(ctx context.Context, client reader, topic, replica string) (bool, error) {
+// fenced reports whether there is a fence above this owner's: then no reader counts what it writes. It is another owner's, or a copy of its own
+// that was written twice and came late. It reads from the first record of outcomes on that may be another's: a late event of this owner may well lie
+// above a foreign fence.
+func (s *owned) fenced(ctx context.Context, client reader, topic string) (bool, error) {
 	s.mu.Lock()
 	from := s.ours
 	s.mu.Unlock()
@@ -259,7 +260,7 @@ func (s *owned) foreign(ctx context.Context, client reader, topic, replica strin
 		for _, m := range batch.Messages {
 			from = m.Offset + 1
 			event := &logv1.JobEvent{}
-			if proto.Unmarshal(m.Value, event) == nil && event.GetFence() != nil && event.GetFence().GetReplica() != replica {
+			if proto.Unmarshal(m.Value, event) == nil && event.GetFence() != nil {
 				return true, nil
 			}
 		}
