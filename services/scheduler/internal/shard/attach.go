@@ -38,7 +38,7 @@ func (o *Owner) settleIn(ctx context.Context, g *group.Generation) (later []int,
 	for _, s := range o.all() {
 		keep := slices.Contains(given, int(s.id))
 		if keep {
-			fenced, err := s.fenced(ctx, o.deps.Kafka, o.cfg.Topics.Outcomes())
+			fenced, err := s.fenced(ctx, o.deps.Kafka, o.cfg.MACKey, o.cfg.Topics.Outcomes())
 			if err != nil {
 				return nil, err
 			}

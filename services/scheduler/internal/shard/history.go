@@ -237,7 +237,7 @@ func (s *owned) forget(now time.Time) {
 // fenced reports whether there is a fence above this owner's: then no reader counts what it writes. It is another owner's, or a copy of its own
 // that was written twice and came late. It reads from the first record of outcomes on that may be another's: a late event of this owner may well lie
 // above a foreign fence.
-func (s *owned) fenced(ctx context.Context, client reader, topic string) (bool, error) {
+func (s *owned) fenced(ctx context.Context, client reader, macKey []byte, topic string) (bool, error) {
 	s.mu.Lock()
 	from := s.ours
 	s.mu.Unlock()
@@ -260,7 +260,9 @@ func (s *owned) fenced(ctx context.Context, client reader, topic string) (bool, 
 		for _, m := range batch.Messages {
 			from = m.Offset + 1
 			event := &logv1.JobEvent{}
-			if proto.Unmarshal(m.Value, event) == nil && event.GetFence() != nil {
+			mac, _ := envelope.Get(m.Headers, envelope.HeaderMAC)
+			// One that is forged is no fence to any reader; giving the shard up for it would cost its jobs a quarantine.
+			if proto.Unmarshal(m.Value, event) == nil && event.GetFence() != nil && envelope.VerifyMAC(macKey, topic, m.Value, nil, mac) {
 				return true, nil
 			}
 		}

@@ -200,7 +200,7 @@ func TestNewLeaderHidesTheEnd(t *testing.T) {
 			}
 			s = &owned{ours: former + 1}
 			log.fetches = fetches
-			fenced, err := s.fenced(t.Context(), log, topics.Outcomes())
+			fenced, err := s.fenced(t.Context(), log, macKey, topics.Outcomes())
 			if (err == nil) != whole || fenced != whole {
 				t.Errorf("hidden for %d fetches: fenced %v, %v", fetches, fenced, err)
 			}
@@ -219,7 +219,7 @@ func TestForeignFenceBelowOwnLateEvent(t *testing.T) {
 		}
 		mine()
 		fenced := func() bool {
-			fenced, err := s.fenced(t.Context(), w.client, topics.Outcomes())
+			fenced, err := s.fenced(t.Context(), w.client, macKey, topics.Outcomes())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -242,6 +242,23 @@ func TestForeignFenceBelowOwnLateEvent(t *testing.T) {
 	})
 }
 
+// TestForgedFenceTakesNoShardAway: a fence that is not sealed with the installation's key does not make an owner give its shard up (S45).
+func TestForgedFenceTakesNoShardAway(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		s := &owned{}
+		s.epoch = w.event(0, 0, macKey, fenceOf("me"))
+		s.ours = s.epoch + 1
+		w.event(0, 0, []byte("another key"), fenceOf("attacker"))
+		if fenced, err := s.fenced(t.Context(), w.client, macKey, topics.Outcomes()); err != nil || fenced {
+			t.Errorf("fenced by a forged record: %v, %v", fenced, err)
+		}
+		w.event(0, 0, macKey, fenceOf("another"))
+		if fenced, err := s.fenced(t.Context(), w.client, macKey, topics.Outcomes()); err != nil || !fenced {
+			t.Errorf("fenced by another owner: %v, %v", fenced, err)
+		}
+	})
+}
+
 // TestOwnFenceTwice: a fence of unknown fate is written again, and the first copy may come last. Under an epoch below it nothing counts, so the owner
 // takes the shard once more (H5).
 func TestOwnFenceTwice(t *testing.T) {
@@ -250,7 +267,7 @@ func TestOwnFenceTwice(t *testing.T) {
 		s.epoch = w.event(0, 0, macKey, fenceOf("me"))
 		s.ours = s.epoch + 1
 		w.event(0, 0, macKey, fenceOf("me"))
-		if fenced, err := s.fenced(t.Context(), w.client, topics.Outcomes()); err != nil || !fenced {
+		if fenced, err := s.fenced(t.Context(), w.client, macKey, topics.Outcomes()); err != nil || !fenced {
 			t.Errorf("fenced by its own copy: %v, %v", fenced, err)
 		}
 	})
