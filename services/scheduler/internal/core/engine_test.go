@@ -94,6 +94,36 @@ func TestLeasesThatNobodyGrantedAreNotInherited(t *testing.T) {
 	}
 }
 
+// A job that has been reported is handed over with time for its worker to repeat the report, also when its lease has ended meanwhile because the log
+// took no event: the job has run.
+func TestReportedJobIsHandedOverWithTime(t *testing.T) {
+	b := newBench(t, Config{})
+	b.join(4)
+	b.offer(b.job("s", ""), Queue, "")
+	l := b.grants()[0]
+	if s := b.e.Done(b.now, "w", Result{Token: l.Token, JobID: l.Job.ID, Kind: Success}); s.Kind != Succeeded {
+		t.Fatalf("%+v", s)
+	}
+	b.wait(30 * time.Second)
+	held := b.e.Held(b.now, 0)
+	next := newBench(t, Config{})
+	next.now = b.now
+	next.e.Attach(next.now, 0, 20)
+	next.e.Expect(next.now, held[0])
+	next.join(4)
+	next.wait(100 * time.Millisecond)
+	j := next.job("s", "")
+	j.ID = l.Job.ID
+	next.offer(j, Queue, "")
+	next.wait(time.Second)
+	if got := next.grants(); len(got) != 0 {
+		t.Fatalf("granted %+v before its worker could repeat what became of it", got)
+	}
+	if s := next.e.Done(next.now, "w", Result{Token: l.Token, JobID: j.ID, Kind: Success}); s.Kind != Succeeded {
+		t.Errorf("%+v", s)
+	}
+}
+
 // A job that a crashed owner may have granted is not granted before its quarantine is over, unless its worker names it.
 func TestTakeover(t *testing.T) {
 	b := newBench(t, Config{})

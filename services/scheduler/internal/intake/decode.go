@@ -62,14 +62,15 @@ func decode(m kafka.Message, shard int32, home core.Home) (*core.Job, error) {
 	if origin := transit.GetOrigin(); origin != nil {
 		record.Origin, record.Moved = homeOf(origin.GetTopic(), origin.GetPartition(), origin.GetOffset()), true
 	}
-	readyAt := fields.NotBefore
+	readyAt, quarantine := fields.NotBefore, time.Time{}
 	if at := transit.GetReadyAt(); at != nil && at.AsTime().After(readyAt) {
-		readyAt = at.AsTime()
+		// A copy says when, and not why. It may have been made in a quarantine: then somebody may run the job, and his word for it counts.
+		readyAt, quarantine = at.AsTime(), at.AsTime()
 	}
 	return &core.Job{
 		ID: core.JobID(fields.ID), Shard: shard, Source: fields.Source, Tenant: fields.Tenant, Type: fields.Type, Priority: priority,
 		Home: home, Size: m.Size() + perJob, Digest: digest(fields.PayloadSHA256),
-		AcceptedAt: fields.AcceptedAt, ExpiresAt: fields.ExpiresAt, ReadyAt: readyAt,
+		AcceptedAt: fields.AcceptedAt, ExpiresAt: fields.ExpiresAt, ReadyAt: readyAt, Quarantine: quarantine,
 		Attempts: transit.GetAttempts(), MaxAttempts: fields.MaxAttempts, RunTimeout: fields.RunTimeout,
 		FromLane: home.Topic == core.TopicSpill, Record: record,
 	}, bad

@@ -131,7 +131,7 @@ func (r *Reader) admit(ctx context.Context, window Window, m kafka.Message) (*co
 		return nil, nil
 	}
 	job.Attempts, job.ReadyAt = max(job.Attempts, past.Attempts), later(job.ReadyAt, past.RetryAt)
-	job.Reported, job.Quarantine = past.Reported, past.Quarantine
+	job.Reported, job.Quarantine = past.Reported, later(job.Quarantine, past.Quarantine)
 	if job.FromLane {
 		// A job in a lane that is not its own was written by a replica of enqueue with an old mark, or is in the common lane: it is
 		// judged like one from a priority topic (H36).

@@ -8,8 +8,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 
+	"github.com/spillway/spillway/pkg/envelope"
+	"github.com/spillway/spillway/pkg/kafka"
+	logv1 "github.com/spillway/spillway/proto/gen/spillway/log/v1"
 	"github.com/spillway/spillway/services/scheduler/internal/core"
 )
 
@@ -100,6 +104,61 @@ func TestHistoryGoesWithTheJob(t *testing.T) {
 		if most != 4 {
 			t.Errorf("attempts %s, want one of number 4", got)
 		}
+	})
+}
+
+// TestCopyMadeInQuarantineIsInherited: a job that went to its lane right after a takeover, because there was no room, is still its worker's, whether
+// that worker is heard before the copy is read or after it: or it would run twice at the same time (H6, I5).
+func TestCopyMadeInQuarantineIsInherited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRooms()
+		until := time.Now().Add(29 * time.Second)
+		copied := []kafka.Header{envelope.VersionHeader(), envelope.EncodeTransit(&logv1.Transit{Epoch: 1, Moves: 1, ReadyAt: timestamppb.New(until)})}
+		r.append(record(spec{n: 1, source: "crm"}), record(spec{n: 2, source: "crm"}), record(spec{n: 3, source: "crm"}))
+		ids := make([]core.JobID, len(r.log))
+		for i := range r.log {
+			if i < 2 {
+				r.log[i].Headers = copied
+			}
+			job, err := decode(r.log[i], 0, core.Home{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ids[i] = job.ID
+		}
+		inherit := func(i int) (yes bool) {
+			r.Do(func(now time.Time, e *core.Engine) {
+				yes = e.Inherit(now, "w", "crm", ids[i], core.Token{Counter: int64(i + 1)}, now)
+			})
+			return yes
+		}
+		if !inherit(0) {
+			t.Error("not remembered before it is read")
+		}
+		stop := read(t.Context(), r.reader().ReadPriority, &account{kind: core.Topic(core.Default)})
+		defer func() { _ = stop() }()
+		time.Sleep(time.Second)
+		if !inherit(1) {
+			t.Error("not inherited after it was read")
+		}
+		if inherit(2) {
+			t.Error("a job was inherited that nobody can have granted")
+		}
+		r.Do(func(now time.Time, e *core.Engine) {
+			if renewed, _ := e.Renew(now, "w", []core.Token{{Counter: 1}, {Counter: 2}}); len(renewed) != 2 {
+				t.Errorf("renewed %v", renewed)
+			}
+			if leases := e.Held(now, 0); len(leases) != 2 {
+				t.Errorf("leases %+v", leases)
+			}
+			e.Join(now, core.Worker{ID: "x", Types: []string{"tag"}, Concurrency: 10})
+			e.Credit(now, "x", 10, 0)
+			for a := e.Next(now.Add(30 * time.Second)); a.Kind != core.Idle; a = e.Next(now.Add(30 * time.Second)) {
+				if a.Kind == core.Grant && a.Lease.Job.ID != ids[2] {
+					t.Errorf("granted while its worker has it: %+v", a.Lease)
+				}
+			}
+		})
 	})
 }
 
