@@ -81,9 +81,10 @@ type returns struct{ held, full int }
 
 // offer takes records through the window to the engine, and does with each what the engine says.
 func (r *Reader) offer(ctx context.Context, window Window, records []kafka.Message) (returned returns, err error) {
+	read := time.Now() // at the latest
 	jobs := make([]*core.Job, 0, min(len(records), together))
 	for i := range records {
-		job, failed := r.admit(ctx, window, records[i])
+		job, failed := r.admit(ctx, window, records[i], read)
 		if job != nil {
 			jobs = append(jobs, job)
 		}
@@ -99,8 +100,8 @@ func (r *Reader) offer(ctx context.Context, window Window, records []kafka.Messa
 	return returned, nil
 }
 
-// admit makes a job of a record, or nil if there is nothing to run.
-func (r *Reader) admit(ctx context.Context, window Window, m kafka.Message) (*core.Job, error) {
+// admit makes a job of a record that was read before read, or nil if there is nothing to run.
+func (r *Reader) admit(ctx context.Context, window Window, m kafka.Message, read time.Time) (*core.Job, error) {
 	_, kind, partition, shardID := window.Place()
 	home := core.Home{Topic: kind, Partition: int32(partition), Offset: m.Offset}
 	if err := r.deps.Settler.Room(ctx); err != nil {
@@ -116,7 +117,7 @@ func (r *Reader) admit(ctx context.Context, window Window, m kafka.Message) (*co
 		return nil, err
 	}
 	if bad == nil && !r.deps.Control.Knows(job.Source, job.Type) {
-		if bad, err = r.unknown(ctx, job); err != nil {
+		if bad, err = r.unknown(ctx, job, read); err != nil {
 			window.PutBack(m.Offset)
 			return nil, err
 		}
@@ -141,9 +142,10 @@ func (r *Reader) admit(ctx context.Context, window Window, m kafka.Message) (*co
 	return job, nil
 }
 
-// unknown waits until the control log was confirmed after the record was read. It returns the reason to park the job, or nil.
-func (r *Reader) unknown(ctx context.Context, job *core.Job) (park, err error) {
-	read := time.Now()
+// unknown waits until the control log was confirmed after the record was read. It returns the reason to park the job, or nil. One confirmation
+// serves all records that were read together: were each to wait for its own, many of a type that is no longer registered would hold up everybody
+// else's in the partition.
+func (r *Reader) unknown(ctx context.Context, job *core.Job, read time.Time) (park, err error) {
 	for !r.deps.Control.Knows(job.Source, job.Type) {
 		if r.deps.Control.Confirmed().After(read) && !r.deps.Control.Knows(job.Source, job.Type) {
 			return fmt.Errorf("%w: %s/%s", errUnregistered, job.Source, job.Type), nil

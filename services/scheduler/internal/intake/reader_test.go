@@ -179,15 +179,48 @@ func TestUnknownSourceWaitsForTheControlLog(t *testing.T) {
 		r.sources["new"], r.at = true, time.Now()
 		r.mu.Unlock()
 		time.Sleep(time.Second)
-		if len(r.fate(0)) != 0 || len(r.fate(1)) != 0 {
-			t.Fatalf("fates %v and %v: the confirmation is older than the second record's reading", r.fate(0), r.fate(1))
+		if len(r.fate(0)) != 0 || fmt.Sprint(r.fate(1)) != "[park]" || w.Next() != 3 {
+			t.Fatalf("fates %v and %v, read up to %d: one confirmation is enough for what was read together", r.fate(0), r.fate(1), w.Next())
+		}
+		r.append(record(spec{n: 4, source: "nobody"}))
+		time.Sleep(time.Second)
+		if len(r.fate(3)) != 0 {
+			t.Fatalf("fate %v: the confirmation is older than the record's reading", r.fate(3))
 		}
 		r.mu.Lock()
 		r.at = time.Now()
 		r.mu.Unlock()
 		time.Sleep(time.Second)
-		if fmt.Sprint(r.fate(1)) != "[park]" || w.Next() != 3 {
-			t.Errorf("fate %v, read up to %d", r.fate(1), w.Next())
+		if fmt.Sprint(r.fate(3)) != "[park]" || w.Next() != 4 {
+			t.Errorf("fate %v, read up to %d", r.fate(3), w.Next())
+		}
+	})
+}
+
+// TestManyUnknownHoldUpNobody: records of a type that is no longer registered are parked as fast as they are read, not one a confirmation of the
+// control log, which comes each 100 ms: what stands behind them in the partition is others'.
+func TestManyUnknownHoldUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRooms()
+		w := &account{kind: core.Topic(core.Default)}
+		const many = 200
+		values := make([][]byte, 0, many+1)
+		for n := range many {
+			values = append(values, record(spec{n: byte(n + 1), source: "nobody"}))
+		}
+		r.append(append(values, record(spec{n: many + 1, source: "crm"}))...)
+		stop := read(t.Context(), r.reader().ReadPriority, w)
+		defer func() { _ = stop() }()
+		began := time.Now()
+		for w.Next() <= many && time.Since(began) < time.Minute {
+			time.Sleep(100 * time.Millisecond)
+			r.mu.Lock()
+			r.at = time.Now()
+			r.mu.Unlock()
+		}
+		// The log of the test gives ten records a fetch.
+		if took := time.Since(began); took > many/10*120*time.Millisecond {
+			t.Errorf("somebody's job waited for %s behind %d records of nobody", took, many)
 		}
 	})
 }
