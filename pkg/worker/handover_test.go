@@ -129,3 +129,36 @@ func TestLeaseOnADrainedStreamGoesBack(t *testing.T) {
 		}
 	})
 }
+
+// TestFormerOwnerRevokesNothing: a replica that lost a shard, and has not renewed its leases since, takes none of them back: it may have been stopped for
+// longer than their TTL, while the next owner renewed them (F3).
+func TestFormerOwnerRevokesNothing(t *testing.T) {
+	bubble(t, 1, func(wd *world, a *scheduler) {
+		b := newScheduler(t, wd.network, "replica-1")
+		defer b.server.Stop()
+		ended := make(chan error, 1)
+		wd.worker.Handle("slow", func(ctx context.Context, _ *Job) error {
+			<-ctx.Done()
+			ended <- context.Cause(ctx)
+			return nil
+		})
+		wd.run()
+		sa, _ := a.accept(3)
+		sa.send(grants(grant(1, "slow")))
+		sa.next(hasStarted)
+		sa.send(topology(a, b))
+		sb, _ := b.accept()
+		sb.send(&schedulerv1.WorkResponse{Ownership: owns(2, 3)})
+		sb.next(func(f *schedulerv1.WorkRequest) bool { return f.Hello != nil && len(f.Hello.Held) == 1 })
+		expired := &schedulerv1.WorkResponse{Revokes: []*schedulerv1.Revoke{{Tokens: []*wireToken{token(1)}, Reason: schedulerv1.RevokeReason_REVOKE_REASON_EXPIRED}}}
+		sa.send(expired)
+		time.Sleep(time.Second)
+		if len(ended) != 0 {
+			t.Fatalf("ended by its former owner: %v", <-ended)
+		}
+		sb.send(expired) // its owner may
+		if err := <-ended; err != ErrLeaseLost {
+			t.Errorf("it ended: %v", err)
+		}
+	})
+}

@@ -175,6 +175,9 @@ func (w *Worker) revoke(now time.Time, l *link, r *schedulerv1.Revoke) {
 	for _, wire := range r.GetTokens() {
 		t := tokenOf(wire)
 		held := w.leases[t]
+		if o := w.owners[t.Shard]; o.link != nil && o.link != l && !o.link.closed {
+			continue // of a replica that does not know yet that it lost the shard: the lease has been renewed by another one
+		}
 		switch {
 		case held == nil && w.unsettled[t] != nil:
 			// Its result answers.

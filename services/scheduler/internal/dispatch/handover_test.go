@@ -111,6 +111,20 @@ func TestHandOverEndsEverythingAtOnce(t *testing.T) {
 	})
 }
 
+// H6: a lease that was handed over is not taken back when it ends here: the next owner has renewed it, and its worker must not stop the job.
+func TestHandedOverLeaseIsNotRevoked(t *testing.T) {
+	bubble(t, Config{}, func(h *house) {
+		a := h.open(worker("a", 1), 1)
+		h.offer("s")
+		a.lease()
+		h.gate.shut.Store(true)
+		if held := h.loop.HandOver([]int32{0}); len(held[0]) != 1 {
+			t.Fatalf("handed over %+v", held)
+		}
+		a.quiet(30*time.Second, "revoked after the handover", func(f *frame.ToWorker) bool { return len(f.Revokes) > 0 })
+	})
+}
+
 // H6: a lease that was handed over and that its worker does not name in answer to Owned is granted again at once; one that it names goes on. At the
 // beginning of a stream the worker may not know yet whom to tell.
 func TestHandedOverLeaseThatNeverArrived(t *testing.T) {

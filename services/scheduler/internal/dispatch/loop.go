@@ -236,7 +236,7 @@ func (l *Loop) tick() {
 	settlements, reads := slices.Clone(chores.Settlements), slices.Clone(chores.Reads)
 	moves, from := slices.Clone(chores.Moves), slices.Clone(chores.From)
 	for _, r := range chores.Revokes {
-		if s := l.sessions[r.Worker]; s != nil {
+		if s := l.sessions[r.Worker]; s != nil && l.owns(r.Token) { // the leases of a shard that is handed over are the next owner's
 			s.put(now, func(o *outbox) { f := o.last(now); f.Revokes = append(f.Revokes, r) })
 		}
 	}
