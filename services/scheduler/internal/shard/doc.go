@@ -17,6 +17,8 @@
 //   - Nothing is granted of a shard before its fence is durable and its outcomes are read up to it, nor while a commit says that it is drained.
 //   - A lease of the owner before is inherited if it was handed over, or if its worker announces it. Records that it may have granted beside those
 //     wait for the quarantine: none if it handed over.
+//   - A drained commit counts only with a handover that counts; without one, what the owner before may have granted is in quarantine.
+//   - An owner goes on only under the last fence of its shard: one that comes late is noticed within a second of the next event.
 //   - Shards of replicas that lost the coordinator together with this one are theirs for another 4 s.
 //   - A commit never passes a record that is not complete; what is complete above it is in the commit's metadata (H3). When that has no room
 //     for all of it, the oldest incomplete jobs are moved, and until then the events of what is left out stay needed.
@@ -25,5 +27,6 @@
 //   - A lane's owner is committed before the first record is written to the lane.
 //   - No commit for a partition is no reason to guess: the shard is refused (H7).
 //
-// Goroutines: one for each input (Inputs), one for commits, one beside it that trims, one that looks at the lanes; all end with the generation.
+// Goroutines: one for each input (Inputs), one for commits, one beside it that trims, one that looks at the lanes, one that looks
+// for others' records among the shard's own events; all end with the generation.
 package shard

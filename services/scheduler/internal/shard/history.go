@@ -234,6 +234,39 @@ func (s *owned) forget(now time.Time) {
 	s.history = nil
 }
 
+// apartEvery is how often the outcomes of a shard are looked at in which others' records were met among our own.
+const apartEvery = time.Second
+
+// keepApart looks who has written among our events, where there is a gap in them: mostly it was we, twice or a handover that came to nothing. What
+// was looked at need not be read again at the next generation, when everybody waits. A fence that is not ours ends the generation here: the shard is
+// taken once more. Its writer has lost the shard before it could own it, and its fence came late.
+func (o *Owner) keepApart(ctx context.Context) error {
+	tick := time.NewTicker(apartEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		for _, s := range o.all() {
+			s.mu.Lock()
+			gap := s.events.next > s.ours
+			s.mu.Unlock()
+			if !gap {
+				continue
+			}
+			fenced, err := s.fenced(ctx, o.deps.Kafka, o.cfg.MACKey, o.cfg.Topics.Outcomes())
+			if err != nil {
+				break // the next tick asks again; commits report a broker that is away
+			}
+			if fenced {
+				return fmt.Errorf("shard %d: a fence lies above the one at %d: %w", s.id, s.epoch, kafka.ErrFenced)
+			}
+		}
+	}
+}
+
 // fenced reports whether there is a fence above this owner's: then no reader counts what it writes. It is another owner's, or a copy of its own
 // that was written twice and came late. It reads from the first record of outcomes on that may be another's: a late event of this owner may well lie
 // above a foreign fence.

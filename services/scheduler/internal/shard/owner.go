@@ -200,6 +200,11 @@ func (o *Owner) work(ctx context.Context, g *group.Generation, later []int) erro
 	}
 	startAll(o.all())
 	running.Go(func() { o.keepCommitted(inputs) })
+	running.Go(func() {
+		if err := o.keepApart(inputs); err != nil {
+			fail(err)
+		}
+	})
 	running.Go(func() { o.watchLanes(inputs) })
 	if len(later) > 0 {
 		o.deps.Log.Info("shards of replicas that may come back are left alone for a while", "shards", later, "until", o.patience)

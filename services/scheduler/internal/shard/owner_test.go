@@ -304,3 +304,39 @@ func TestSuspendedOwnerKeepsItsShards(t *testing.T) {
 		}
 	})
 }
+
+// TestLateForeignFenceIsNoticed: the fence of a replica that had the shard for a moment, and lost it before it owned it, may become durable after this
+// owner came back to the shard and saw none. From then on no reader counts what this owner writes; it takes the shard once more (H5).
+func TestLateForeignFenceIsNoticed(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		r := w.own("a")
+		epoch, _ := r.Epoch(1)
+		other, _ := r.Epoch(0)
+		settle := func(n byte) {
+			e, _ := r.Epoch(1)
+			r.Event(1, job(n), w.event(1, e, macKey, settledOf(job(n), 1)), jobv1.Outcome_OUTCOME_SUCCEEDED)
+		}
+		settle(1)
+		w.event(1, epoch, macKey, settledOf(job(2), 1)) // ours, and of unknown fate
+		settle(2)
+		time.Sleep(3 * time.Second)
+		if now, _ := r.Epoch(1); now != epoch {
+			t.Fatal("taken again because of an event of our own")
+		}
+		s := r.shard(1)
+		s.mu.Lock()
+		if s.ours != s.events.next {
+			t.Errorf("looked at up to %d of %d: the next generation would read it all", s.ours, s.events.next)
+		}
+		s.mu.Unlock()
+		late := w.event(1, 0, macKey, fenceOf("another"))
+		settle(3)
+		time.Sleep(5 * time.Second)
+		if now, owned := r.Epoch(1); !owned || now <= late {
+			t.Errorf("owned %v under %d, below the fence at %d", owned, now, late)
+		}
+		if now, owned := r.Epoch(0); !owned || now != other {
+			t.Errorf("the other shard: owned %v under %d, it was %d", owned, now, other)
+		}
+	})
+}
