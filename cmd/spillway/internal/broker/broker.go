@@ -33,6 +33,12 @@ const (
 	// never is the interval of kfake's own retention and cleaning, in
 	// milliseconds: 100 years.
 	never = "3153600000000"
+
+	// lockWait is how long Run waits for the directory's former broker: one
+	// whose parent was killed closes its store first, which takes seconds.
+	// lockPoll is how often it looks.
+	lockWait = 15 * time.Second
+	lockPoll = 50 * time.Millisecond
 )
 
 // Config says where the broker lives.
@@ -61,9 +67,19 @@ type Broker struct {
 }
 
 // Run serves until ctx ends and then closes cleanly. It returns nil after a
-// clean end.
+// clean end. While another broker has the directory open it waits up to 15 s
+// for that one to end.
 func Run(ctx context.Context, config Config) error {
+	began := time.Now()
 	b, err := Start(config)
+	for errors.Is(err, ErrLocked) && time.Since(began) < lockWait {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(lockPoll):
+		}
+		b, err = Start(config)
+	}
 	if err != nil {
 		return err
 	}

@@ -288,6 +288,27 @@ func TestOneBrokerADirectory(t *testing.T) {
 	start(t, other)
 }
 
+// TestWaitsForTheFormerBroker: when dev is killed its broker still closes its
+// store; a dev that is started meanwhile must not fail for that.
+func TestWaitsForTheFormerBroker(t *testing.T) {
+	dir := newDir(t)
+	former := start(t, config(dir))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- Run(ctx, config(dir)) }()
+	select {
+	case err := <-ended:
+		t.Fatalf("ended while the former one lived: %v", err)
+	case <-time.After(3 * lockPoll):
+	}
+	former.Close()
+	client(t, dir, "x") // the next one serves
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestRefusesUnsafePlaces(t *testing.T) {
 	open := newDir(t)
 	if err := os.Chmod(open, 0o755); err != nil {
