@@ -195,7 +195,7 @@ func (m *membership) generation(ctx context.Context, g *Generation) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, cause) || errors.Is(err, kafka.ErrFenced) {
 		err = nil // own says that it was told to stop
 	}
-	if err != nil && (kafka.Retriable(err) || errors.Is(err, kafka.ErrUnsent) || errors.Is(err, kafka.ErrFateUnknown)) {
+	if err != nil && MayPass(err) {
 		m.failed.about(m.config.Log, err)
 		err = nil
 	}
@@ -203,6 +203,12 @@ func (m *membership) generation(ctx context.Context, g *Generation) error {
 		return fmt.Errorf("shard: generation %d: %w", g.ID(), err)
 	}
 	return nil
+}
+
+// MayPass reports whether Run calls own again after it has returned err.
+func MayPass(err error) bool {
+	return err == nil || errors.Is(err, context.Canceled) || errors.Is(err, kafka.ErrFenced) ||
+		kafka.Retriable(err) || errors.Is(err, kafka.ErrUnsent) || errors.Is(err, kafka.ErrFateUnknown)
 }
 
 // again returns the generation that own has left, to be owned once more, if it

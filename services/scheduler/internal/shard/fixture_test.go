@@ -68,6 +68,7 @@ type replica struct {
 	*Owner
 	t    *testing.T
 	stop func()
+	fail chan error // what an input fails with
 
 	mu      sync.Mutex
 	windows map[string]map[int]*Window // by topic and partition, while they are read
@@ -80,8 +81,12 @@ func (r *replica) read(ctx context.Context, w *Window) error {
 	}
 	r.windows[w.Topic][w.Partition] = w
 	r.mu.Unlock()
-	<-ctx.Done()
-	return nil
+	select {
+	case err := <-r.fail:
+		return err
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 func (r *replica) ReadPriority(ctx context.Context, w *Window) error { return r.read(ctx, w) }
@@ -100,7 +105,7 @@ func (w *world) own(name string) *replica {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	r := &replica{t: w.t, windows: map[string]map[int]*Window{}}
+	r := &replica{t: w.t, fail: make(chan error), windows: map[string]map[int]*Window{}}
 	records := produce.New(client, produce.Config{Deadline: 10 * time.Second, Gate: func() error { return r.MayProduce() }})
 	r.Owner = New(Config{Topics: topics, Name: name, Replica: name + "-1", MACKey: macKey, TrimEvery: w.trimEvery}, Deps{
 		Log: slog.New(slog.DiscardHandler), Kafka: client, Records: records, Engine: &lockedEngine{engine: core.New(core.Config{})}, Inputs: r,

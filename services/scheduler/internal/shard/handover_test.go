@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/spillway/spillway/pkg/envelope"
+	"github.com/spillway/spillway/pkg/kafka"
 	"github.com/spillway/spillway/pkg/kafka/kafkatest"
 	logv1 "github.com/spillway/spillway/proto/gen/spillway/log/v1"
 	"github.com/spillway/spillway/services/scheduler/internal/core"
@@ -244,6 +245,23 @@ func TestDrainedCommitOfUnknownFateIsTakenBack(t *testing.T) {
 		}
 		if n := len(r.Epochs()) + len(other.Epochs()); n != shards {
 			t.Errorf("%d shards are owned", n)
+		}
+	})
+}
+
+// TestNoHandoverWithinAGeneration: an owner that fails in a way that may pass goes on in the same generation, where nothing fences a commit that comes
+// late: it says drained at no time.
+func TestNoHandoverWithinAGeneration(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		r := w.own("a")
+		epoch, _ := r.Epoch(0)
+		r.fail <- kafka.ErrUnsent
+		time.Sleep(2 * time.Second)
+		if now, owned := r.Epoch(0); !owned || now != epoch || !r.Joined() || !r.Open(time.Now()) {
+			t.Errorf("owned %v under %d, it was %d; open %v", owned, now, epoch, r.Open(time.Now()))
+		}
+		if n := len(w.handovers(0)) + len(w.handovers(1)); n != 0 {
+			t.Errorf("%d handovers", n)
 		}
 	})
 }

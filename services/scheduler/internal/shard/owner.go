@@ -142,8 +142,9 @@ func (o *Owner) own(ctx, service context.Context, g *group.Generation) error {
 	o.mu.Lock()
 	o.open = false // nothing is granted from here on
 	o.mu.Unlock()
-	// While members come and go commits are still accepted; when the coordinator is lost or has fenced us they are not.
-	if cause := context.Cause(ctx); cause == nil || service.Err() != nil || errors.Is(cause, group.ErrRebalance) {
+	// While members come and go commits are still accepted; when the coordinator is lost or has fenced us they are not. In a generation that goes on
+	// nothing would fence a drained commit that is late, so that it could come after the one that takes it back.
+	if cause := context.Cause(ctx); service.Err() != nil || errors.Is(cause, group.ErrRebalance) || cause == nil && !group.MayPass(err) {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), group.DrainTime)
 		o.giveUp(last)
 		cancel()
