@@ -84,8 +84,14 @@ func Start(ctx context.Context, opts Options, out *process.Output, log *slog.Log
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	d := &Dev{opts: opts, out: out, log: log, lock: lock, abort: abort}
+	var ports reservation
+	if _, err := os.Stat(filepath.Join(opts.DataDir, readyfile.Name)); err == nil {
+		wait, cancel := context.WithTimeout(ctx, serviceGrace)
+		defer cancel()
+		ports.wait = wait
+	}
 	d.removeFiles() // of one that was killed: nobody must take them for ours
-	if err := d.start(ctx); err != nil {
+	if err := d.start(ctx, ports); err != nil {
 		d.Stop()
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 			err = errors.Join(cause, err)
@@ -95,8 +101,7 @@ func Start(ctx context.Context, opts Options, out *process.Output, log *slog.Log
 	return d, nil
 }
 
-func (d *Dev) start(ctx context.Context) error {
-	var ports reservation
+func (d *Dev) start(ctx context.Context, ports reservation) error {
 	defer ports.release()
 	services, err := d.opts.services(ports.take)
 	if err != nil {

@@ -1,6 +1,7 @@
 package dev
 
 import (
+	"context"
 	"os"
 	"testing"
 	"time"
@@ -78,5 +79,30 @@ func TestKeysStayTheSame(t *testing.T) {
 	tokens, err := first.tokens("cluster", time.Now())
 	if err != nil || tokens.Operator == "" || tokens.Worker == "" || tokens.Service == "" || tokens.Operator == tokens.Worker {
 		t.Errorf("tokens %+v, %v", tokens, err)
+	}
+}
+
+// TestPortsOfAKilledDevAreWaitedFor: the services of a dev that was killed hold
+// their ports until they have stopped; a dev that is started meanwhile waits,
+// as long as it is told to.
+func TestPortsOfAKilledDevAreWaitedFor(t *testing.T) {
+	var former reservation
+	port, err := former.take(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer former.release()
+	brief, cancel := context.WithTimeout(t.Context(), 2*portPoll)
+	defer cancel()
+	next := reservation{wait: brief}
+	if _, err := next.take(port); exit.Code(err) != exit.Precondition {
+		t.Fatalf("a port that stays taken: %v", err)
+	}
+	listener := former.listeners[0]
+	time.AfterFunc(2*portPoll, func() { listener.Close() })
+	next.wait = t.Context()
+	defer next.release()
+	if got, err := next.take(port); err != nil || got != port {
+		t.Errorf("port %d, %v", got, err)
 	}
 }

@@ -1,9 +1,13 @@
 package dev
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
+	"syscall"
+	"time"
 
 	"github.com/spillway/spillway/cmd/spillway/internal/connect"
 	"github.com/spillway/spillway/cmd/spillway/internal/exit"
@@ -104,10 +108,25 @@ func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.It
 
 // reservation holds ports until their services are about to start: so no two
 // get the same, and one that is taken shows before anything was started.
-type reservation struct{ listeners []net.Listener }
+type reservation struct {
+	listeners []net.Listener
+	// wait bounds waiting for a port that is taken: the services of a dev that
+	// was killed are still stopping. Nil: no waiting.
+	wait context.Context
+}
+
+// portPoll is how often a port that is taken is tried again.
+const portPoll = 50 * time.Millisecond
 
 func (r *reservation) take(port int) (int, error) {
 	l, err := net.Listen("tcp", loopback(port))
+	for r.wait != nil && r.wait.Err() == nil && errors.Is(err, syscall.EADDRINUSE) {
+		select {
+		case <-r.wait.Done():
+		case <-time.After(portPoll):
+		}
+		l, err = net.Listen("tcp", loopback(port))
+	}
 	if err != nil {
 		return 0, exit.With(exit.Precondition, fmt.Errorf("port %d: %w; choose others with --port-base, 0 for free ones", port, err))
 	}
