@@ -138,7 +138,7 @@ func (b *bench) kafka() (addresses string, stop func(), err error) {
 	addresses, err = bufio.NewReader(out).ReadString('\n')
 	if err != nil {
 		stop()
-		return "", nil, fmt.Errorf("Apache Kafka does not start: %w", err)
+		return "", nil, fmt.Errorf("start Apache Kafka: %w", err)
 	}
 	return strings.TrimSpace(addresses), stop, nil
 }

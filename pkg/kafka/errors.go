@@ -63,7 +63,8 @@ func Retriable(err error) bool {
 			kafkago.GroupLoadInProgress, kafkago.GroupCoordinatorNotAvailable, kafkago.NotCoordinatorForGroup,
 			kafkago.NotEnoughReplicas, kafkago.NotEnoughReplicasAfterAppend, kafkago.RebalanceInProgress,
 			kafkago.NotController, kafkago.KafkaStorageError, kafkago.FencedLeaderEpoch, kafkago.UnknownLeaderEpoch,
-			kafkago.OffsetNotAvailable, kafkago.UnstableOffsetCommit:
+			kafkago.OffsetNotAvailable, kafkago.UnstableOffsetCommit,
+			kafkago.Unknown: // what a coordinator says that is shutting down: nothing is known, as of a broken connection
 			return true
 		}
 		return false

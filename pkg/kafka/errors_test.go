@@ -33,7 +33,7 @@ func TestErrorTable(t *testing.T) {
 		{kafkago.GroupCoordinatorNotAvailable, true, false},
 		{kafkago.NotCoordinatorForGroup, true, false},
 		{kafkago.RebalanceInProgress, true, false},
-		{kafkago.Unknown, false, false},
+		{kafkago.Unknown, true, false},
 		{kafkago.OffsetOutOfRange, false, false},
 		{kafkago.MessageSizeTooLarge, false, true},
 		{kafkago.OffsetMetadataTooLarge, false, false},

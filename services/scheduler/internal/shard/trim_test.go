@@ -9,8 +9,6 @@ import (
 	"github.com/spillway/spillway/services/scheduler/internal/core"
 )
 
-const deleteRecords kafkatest.Request = 21
-
 // done takes offsets into a window and completes them.
 func done(t *testing.T, r *replica, w *Window, offsets ...int64) {
 	t.Helper()
