@@ -15,7 +15,7 @@
 // and only processes that a test started are killed.
 //
 //	go test ./test/failover                                                          the embedded broker
-//	SPILLWAY_TEST_KAFKA=apache go test -timeout 30m -run TestApache -v ./test/failover [-args -seed 7]
+//	SPILLWAY_TEST_KAFKA=apache go test -timeout 30m -run TestApache -v ./test/failover [-args -seed 7 -defaults]
 //
 // Times that a run prints are those of the machine it ran on, with brokers,
 // services and load on the same cores.

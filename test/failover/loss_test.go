@@ -87,20 +87,22 @@ func embedded(t *testing.T) *brokers {
 }
 
 func TestApacheBrokerLoss(t *testing.T) {
-	for _, c := range []struct {
+	type row struct {
 		name                string
 		brokers, schedulers int
 		session             time.Duration // broker.session.timeout.ms
 		victims             []string
-	}{
+	}
+	rows := []row{
 		{"One", 1, 1, 3 * time.Second, []string{"only", "only", "only"}},
 		{"OneThreeSchedulers", 1, 3, 3 * time.Second, []string{"only", "only", "only"}},
 		{"Three", 3, 3, 3 * time.Second, []string{"leader", "coordinator", "controller"}},
 		{"ThreeOneScheduler", 3, 1, 3 * time.Second, []string{"coordinator", "leader", "controller"}},
-		// Kafka's own default: nothing is promised but that it comes back.
-		{"OneDefaults", 1, 3, 9 * time.Second, []string{"only"}},
-		{"ThreeDefaults", 3, 3, 9 * time.Second, []string{"coordinator"}},
-	} {
+	}
+	if *defaults {
+		rows = append(rows, row{"OneDefaults", 1, 3, 9 * time.Second, []string{"only"}}, row{"ThreeDefaults", 3, 3, 9 * time.Second, []string{"coordinator"}})
+	}
+	for _, c := range rows {
 		t.Run(c.name, func(t *testing.T) {
 			b, _ := onApache(t, c.brokers, c.session)
 			l := newLoss(t, b, c.schedulers)
