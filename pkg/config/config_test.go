@@ -123,3 +123,15 @@ func TestS46SecretFilesAreTheOwnersAlone(t *testing.T) {
 		t.Error("an absent file is accepted")
 	}
 }
+
+func TestShortMACKeyIsRefused(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "mac")
+	for n, ok := range map[int]bool{3: false, LeastMACKey - 1: false, LeastMACKey: true, 64: true} {
+		if err := os.WriteFile(name, []byte(strings.Repeat("k", n)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if key, err := ReadMACKey(name); (err == nil) != ok || (len(key) == n) != ok {
+			t.Errorf("%d bytes: %d, %v", n, len(key), err)
+		}
+	}
+}

@@ -64,7 +64,7 @@ func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
 // maxSecretFile bounds a secret file: keys and tokens have a few hundred bytes.
 const maxSecretFile = 64 << 10
 
-// ReadSecretFile reads a file such as SPILLWAY_MAC_KEY_FILE names, as it is. It
+// ReadSecretFile reads a file such as a setting that ends in _FILE names, as it is. It
 // refuses a file that anybody but its owner may read or write, an empty one and
 // one above 64 KiB.
 func ReadSecretFile(name string) ([]byte, error) {
@@ -90,4 +90,17 @@ func ReadSecretFile(name string) ([]byte, error) {
 		return nil, fmt.Errorf("secret file %s: larger than %d bytes", name, maxSecretFile)
 	}
 	return data, nil
+}
+
+// LeastMACKey is the least length of a MAC key in bytes: that of the hash. What is shorter can be guessed, and whoever guesses it writes the control
+// log of everybody.
+const LeastMACKey = 32
+
+// ReadMACKey reads the key of control and outcomes records (SPILLWAY_MAC_KEY_FILE) as ReadSecretFile does, and refuses one below LeastMACKey.
+func ReadMACKey(name string) ([]byte, error) {
+	key, err := ReadSecretFile(name)
+	if err == nil && len(key) < LeastMACKey {
+		return nil, fmt.Errorf("secret file %s: a key of %d bytes, want %d or more", name, len(key), LeastMACKey)
+	}
+	return key, err
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -133,6 +134,17 @@ func TestWeaknesses(t *testing.T) {
 				t.Errorf("%s: %s=%s passes: %v", spec.name, setting, value, weak)
 			}
 			settings[setting] = was
+		}
+	}
+}
+
+func TestPrefixOfALayout(t *testing.T) {
+	for prefix, ok := range map[string]bool{
+		"spillway.": true, "a-": true, "team_x_": true, ".": true, "": false, "a": false, "a/b.": false, "ü.": false, strings.Repeat("a", 100) + ".": false,
+	} {
+		l := Layout{Topics: Topics{Prefix: prefix}, Shards: 2, Lanes: 2, Durability: Single}
+		if err := l.Validate(); (err == nil) != ok {
+			t.Errorf("%q: %v", prefix, err)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"time"
@@ -31,9 +32,15 @@ type Layout struct {
 	Durability string // Replicated or Single
 }
 
+// prefixRule is what may stand before the topics' names: legal there, short enough for the longest of them, and told from them by its end, so that no
+// two installations can meet in a name.
+var prefixRule = regexp.MustCompile(`^[a-zA-Z0-9._-]{0,99}[._-]$`)
+
 // Validate says what is wrong with l.
 func (l Layout) Validate() error {
 	switch {
+	case !prefixRule.MatchString(l.Prefix):
+		return fmt.Errorf("kafka: layout: prefix %q, want up to 100 of a-z, A-Z, 0-9, '.', '_' and '-' that end in one of the last three", l.Prefix)
 	case l.Shards < 1 || l.Shards > 1<<12: // a job id has 12 bits for its shard
 		return fmt.Errorf("kafka: layout: %d shards, want 1 to 4096", l.Shards)
 	case l.Lanes < 2: // lane 0 is the common lane

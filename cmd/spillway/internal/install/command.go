@@ -60,7 +60,7 @@ _CA_FILE, _SASL, _USER and _PASSWORD_FILE say how to get in.`,
 			if len(principals) > 0 && !acls {
 				return exit.Errorf(exit.Usage, "--principal says to whom to grant rights, and needs --acls")
 			}
-			key, err := config.ReadSecretFile(macKeyFile)
+			key, err := config.ReadMACKey(macKeyFile)
 			if err != nil {
 				return exit.With(exit.Usage, fmt.Errorf("MAC key: %w", err))
 			}

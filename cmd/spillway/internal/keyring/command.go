@@ -90,7 +90,7 @@ Roles: enqueue and publish (callers), worker, read, operate and admin (operators
 			if err != nil {
 				return exit.With(exit.Usage, err)
 			}
-			mac, err := config.ReadSecretFile(macKeyFile)
+			mac, err := config.ReadMACKey(macKeyFile)
 			if err != nil {
 				return exit.With(exit.Usage, fmt.Errorf("MAC key: %w", err))
 			}

@@ -62,7 +62,7 @@ func Open(signing, service string) (Ring, error) {
 			return Ring{}, fmt.Errorf("JWKS: %w", err)
 		}
 	}
-	r.MAC, err = config.ReadSecretFile(r.MACFile)
+	r.MAC, err = config.ReadMACKey(r.MACFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		raw := make([]byte, macBytes)
 		rand.Read(raw) // never fails

@@ -57,11 +57,11 @@ func TestKeysInOneFolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, macFile), []byte("there already"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, macFile), []byte("there already, and as long as it has to be"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r, err := Open(dir, dir)
-	if err != nil || string(r.MAC) != "there already" || r.JWKS != signer.JWKS() || !r.Signer.Public().Equal(signer.Public()) {
+	if err != nil || string(r.MAC) != "there already, and as long as it has to be" || r.JWKS != signer.JWKS() || !r.Signer.Public().Equal(signer.Public()) {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
@@ -137,7 +137,7 @@ func TestTokensOfAnInstallation(t *testing.T) {
 
 func TestWrongArgumentsAreUsage(t *testing.T) {
 	mac := filepath.Join(t.TempDir(), macFile)
-	if err := os.WriteFile(mac, []byte("key"), 0o600); err != nil {
+	if err := os.WriteFile(mac, []byte("a key of thirty-two bytes, no less"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{

@@ -69,7 +69,7 @@ func count(ctx context.Context, target readyfile.File, output string, stdout, st
 	defer client.Close()
 	cfg := census.Config{Client: client, Topics: kafka.Topics{Prefix: target.Prefix}}
 	if target.MACKeyFile != "" {
-		if cfg.MACKey, err = config.ReadSecretFile(target.MACKeyFile); err != nil {
+		if cfg.MACKey, err = config.ReadMACKey(target.MACKeyFile); err != nil {
 			return fmt.Errorf("MAC key: %w", err)
 		}
 	}

@@ -43,7 +43,7 @@ func reconcile(ctx context.Context, target readyfile.File, s *sender) (ledger ta
 	}
 	var macKey []byte
 	if target.MACKeyFile != "" {
-		if macKey, err = config.ReadSecretFile(target.MACKeyFile); err != nil {
+		if macKey, err = config.ReadMACKey(target.MACKeyFile); err != nil {
 			return ledger, false, fmt.Errorf("read the logs: %w", err)
 		}
 	}

@@ -70,7 +70,7 @@ func accessTo(target readyfile.File) (automation.Access, error) {
 		return automation.Access{}, exit.Errorf(exit.Unavailable, "--break-glass needs the broker's address and the MAC key file: set %s and %s",
 			locate.KafkaVariable, locate.MACKeyFileVariable)
 	}
-	key, err := config.ReadSecretFile(target.MACKeyFile)
+	key, err := config.ReadMACKey(target.MACKeyFile)
 	if err != nil {
 		return automation.Access{}, fmt.Errorf("MAC key: %w", err)
 	}

@@ -128,7 +128,7 @@ func (s service) serve(ctx context.Context) (err error) {
 	if err := errors.Join(config.Load(os.Environ(), &common, cfg), common.validate()); err != nil {
 		return exit.With(exit.Usage, err)
 	}
-	macKey, err := config.ReadSecretFile(common.MACKeyFile)
+	macKey, err := config.ReadMACKey(common.MACKeyFile)
 	if err != nil {
 		return exit.With(exit.Usage, fmt.Errorf("MAC key: %w", err))
 	}
