@@ -197,8 +197,24 @@ func (c *Client) OffsetAt(ctx context.Context, topic string, partition int, t ti
 			return offset, nil
 		}
 	}
+	// Apache Kafka also says so when the first segment that is young enough lies below the log's start and only waits to be deleted. Then all that
+	// is left is young enough; the last record tells.
 	ends, err := c.Ends(ctx, topic, []int{partition})
-	return ends[partition].Next, err
+	if err != nil {
+		return 0, err
+	}
+	held := ends[partition]
+	if held.First == held.Next {
+		return held.Next, nil
+	}
+	last, err := c.Fetch(ctx, topic, partition, held.Next-1, 1, 0)
+	if err != nil {
+		return 0, err
+	}
+	if n := len(last.Messages); n > 0 && last.Messages[n-1].Time.Before(t) {
+		return held.Next, nil
+	}
+	return held.First, nil
 }
 
 // offsets asks and asks again while the failure may pass, at most CallTimeout: a

@@ -253,6 +253,26 @@ func TestEndsAndOffsetAt(t *testing.T) {
 	})
 }
 
+// Apache Kafka finds no offset by time while the segment that it looks into lies below the log's start: 33,382 jobs that waited after a trim were
+// reported as lost by the load generator, which took "none" for the end of the log.
+func TestOffsetAtWhenTheBrokerFindsNone(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context, broker *kafkatest.Broker, c *kafka.Client) {
+		write(t, ctx, c, 2, 5)
+		if err := c.DeleteRecords(ctx, "t", map[int]int64{2: 3}); err != nil {
+			t.Fatal(err)
+		}
+		broker.HideTimes()
+		for at, want := range map[time.Duration]int64{-time.Hour: 3, time.Hour: 5} {
+			if got, err := c.OffsetAt(ctx, "t", 2, time.Now().Add(at)); err != nil || got != want {
+				t.Errorf("offset at %v is %d (%v), want %d", at, got, err, want)
+			}
+		}
+		if got, err := c.OffsetAt(ctx, "t", 1, time.Now()); err != nil || got != 0 {
+			t.Errorf("offset in an empty partition is %d (%v)", got, err)
+		}
+	})
+}
+
 // K1: a broker that restarts with an empty partition begins it at 0 again.
 func TestDeleteRecordsKeepsTheLast(t *testing.T) {
 	bubble(t, func(t *testing.T, ctx context.Context, broker *kafkatest.Broker, c *kafka.Client) {

@@ -40,6 +40,7 @@ func Conformance(t *testing.T, target Target) {
 		{"an offset outside of the log is an error", s.outOfRange},
 		{"DeleteRecords moves the log start and keeps the last record", s.deleteRecords},
 		{"offsets are found by time", s.offsetAt},
+		{"offsets are found by time though records before them were deleted", s.offsetAtAfterDeletion},
 		{"commits carry 3,000 characters of metadata", s.metadata},
 		{"a commit may go back", s.commitBack},
 		{"a partition without a commit is told from offset 0", s.noCommit},
@@ -288,6 +289,23 @@ func (s *suite) offsetAt(t *testing.T) {
 	for at, want := range map[time.Time]int64{before: base, time.Now().Add(time.Hour): base + 3} {
 		if got, err := s.client.OffsetAt(s.context(t), topic, 3, at); err != nil || got != want {
 			t.Errorf("the first record from %s on is %d, want %d (%v)", at, got, want, err)
+		}
+	}
+}
+
+// offsetAtAfterDeletion: a segment that lies below the log's start stays for some minutes, and its times must hide nothing that is left.
+func (s *suite) offsetAtAfterDeletion(t *testing.T) {
+	topic := s.layout.Jobs("high")
+	before := time.Now().Add(-time.Minute)
+	base := s.append(t, topic, 2, values(16, 800<<10)...) // three segments where there is one copy
+	for _, upTo := range []int64{5, 13} {
+		if err := s.client.DeleteRecords(s.context(t), topic, map[int]int64{2: base + upTo}); err != nil {
+			t.Fatal(err)
+		}
+		for at, want := range map[time.Time]int64{before: base + upTo, time.Now().Add(time.Hour): base + 16} {
+			if got, err := s.client.OffsetAt(s.context(t), topic, 2, at); err != nil || got != want {
+				t.Errorf("deleted up to %d: the first record from %s on is %d, want %d (%v)", base+upTo, at, got, want, err)
+			}
 		}
 	}
 }

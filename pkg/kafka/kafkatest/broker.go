@@ -177,6 +177,30 @@ func (b *Broker) Count(request Request) *atomic.Int64 {
 	return n
 }
 
+// HideTimes answers every question for an offset by time with "none", as Apache Kafka does while the segment that it looks into lies below the start
+// of the log.
+func (b *Broker) HideTimes() {
+	b.cluster.ControlKey(int16(ListOffsets), func(request kmsg.Request) (kmsg.Response, error, bool) {
+		b.cluster.KeepControl()
+		req := request.(*kmsg.ListOffsetsRequest)
+		res := req.ResponseKind().(*kmsg.ListOffsetsResponse)
+		for _, topic := range req.Topics {
+			t := kmsg.NewListOffsetsResponseTopic()
+			t.Topic = topic.Topic
+			for _, partition := range topic.Partitions {
+				if partition.Timestamp < 0 {
+					return nil, nil, false // the first or the next offset
+				}
+				p := kmsg.NewListOffsetsResponseTopicPartition()
+				p.Partition, p.Offset = partition.Partition, -1
+				t.Partitions = append(t.Partitions, p)
+			}
+			res.Topics = append(res.Topics, t)
+		}
+		return res, nil, true
+	})
+}
+
 // Move makes another broker the leader of a partition.
 func (b *Broker) Move(t testing.TB, topic string, partition, node int) {
 	t.Helper()
