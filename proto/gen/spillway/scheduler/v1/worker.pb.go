@@ -341,7 +341,8 @@ type Hello struct {
 	Types []string `protobuf:"bytes,3,rep,name=types,proto3" json:"types,omitempty"`
 	// Set by the worker: its slots, 1 to 10,000.
 	Concurrency int32 `protobuf:"varint,4,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
-	// Set by the worker: the leases that it holds, at most as many as twice its slots. Also sent, with the same other fields, in answer to Ownership.
+	// Set by the worker: the leases that it holds, those with a result that is not settled yet included: its slots, and the larger of 1,024 and its slots
+	// of results, and what ends while there are too many of these. Also sent, with the same other fields, in answer to Ownership.
 	Held []*HeldLease `protobuf:"bytes,5,rep,name=held,proto3" json:"held,omitempty"`
 	// Set by the worker in every answer to Ownership: what it answers. Of these shards it holds no other lease than those in held, and one of an
 	// older epoch that reaches it later it gives back. Absent in the first frame of a stream.
@@ -1454,7 +1455,7 @@ func (x *Settled) GetRefused() []*v1.Token {
 	return nil
 }
 
-// Revoke ends leases early.
+// Revoke ends leases early. A worker ignores it for a shard that another replica, whose stream is open, has said it owns: the lease is that one's.
 type Revoke struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The leases.
