@@ -190,6 +190,8 @@ func TestKillUnderLoad(t *testing.T) {
 	load := func(round string) time.Duration {
 		var slowest atomic.Int64
 		var callers sync.WaitGroup
+		under := make(chan struct{}) // closed when every caller has had an answer: they are at it
+		var first atomic.Int64
 		for i := range 64 {
 			callers.Go(func() {
 				for k := range 50 {
@@ -203,12 +205,18 @@ func TestKillUnderLoad(t *testing.T) {
 					mu.Lock()
 					acked[value] = true
 					mu.Unlock()
-					time.Sleep(time.Millisecond)
+					if k == 0 && first.Add(1) == 64 {
+						close(under)
+					}
 				}
 			})
 		}
 		if round == "killed" {
-			time.Sleep(20 * time.Millisecond)
+			select {
+			case <-under:
+			case <-time.After(10 * time.Second):
+				t.Error("the callers are not at it")
+			}
 			kill()
 			spawn(t, dir)
 		}

@@ -160,7 +160,7 @@ func FuzzCheckAgreesWithProto(f *testing.F) {
 			s.Labels[fmt.Sprint(label, []string{"", "1", "2", "3", "4", "5", "6", "7", "8", "9"}[i])] = value
 		}
 		if b, err := proto.Marshal(s); err != nil || proto.Unmarshal(b, &jobv1.JobSpec{}) != nil {
-			t.Skip() // text that is no UTF-8 never comes through the wire
+			return // text that is no UTF-8 never comes through the wire
 		}
 		_, refusal := fromSpec(s)
 		err := validator.Validate(s)
