@@ -2,7 +2,6 @@ package failover
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -98,7 +97,7 @@ func (w *world) run(args ...string) string {
 
 func (w *world) serve(kind, name string, env ...string) *service {
 	w.t.Helper()
-	s := &service{name: name, grpc: freeAddress(w.t), admin: freeAddress(w.t)}
+	s := &service{name: name, grpc: product.FreeAddress(w.t), admin: product.FreeAddress(w.t)}
 	cmd := w.command("serve", kind, "--until-stdin-closes")
 	cmd.Env = append(cmd.Env, "SPILLWAY_LISTEN="+s.grpc, "SPILLWAY_ADMIN_LISTEN="+s.admin, "SPILLWAY_REPLICA="+name)
 	cmd.Env = append(cmd.Env, env...)
@@ -156,15 +155,4 @@ func (s *service) said(from time.Time, messages ...string) time.Time {
 		}
 	}
 	return time.Time{}
-}
-
-// freeAddress is a loopback address that nobody uses now.
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

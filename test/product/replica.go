@@ -33,7 +33,7 @@ const readyLimit = 30 * time.Second
 // ready. env adds settings, NAME=VALUE, or overrides them.
 func (d *Dev) Serve(service, name string, env ...string) *Replica {
 	d.t.Helper()
-	r := &Replica{Name: name, GRPC: freeAddress(d.t), Admin: "http://" + freeAddress(d.t), dev: d, service: service, env: env}
+	r := &Replica{Name: name, GRPC: FreeAddress(d.t), Admin: "http://" + FreeAddress(d.t), dev: d, service: service, env: env}
 	r.Start()
 	return r
 }
@@ -103,9 +103,9 @@ func awaitReady(t testing.TB, limit time.Duration, name, admin string) {
 	})
 }
 
-// freeAddress is a loopback address that nobody uses now. It may be taken before
+// FreeAddress is a loopback address that nobody uses now. It may be taken before
 // it is used; the replica then says so and ends.
-func freeAddress(t testing.TB) string {
+func FreeAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

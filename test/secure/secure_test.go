@@ -12,7 +12,6 @@ import (
 	"encoding/pem"
 	"io"
 	"math/big"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -144,7 +143,7 @@ type server struct {
 // serve starts a service as a user.
 func (s *site) serve(service, user string, env ...string) *server {
 	s.t.Helper()
-	r := &server{grpc: address(s.t), admin: address(s.t)}
+	r := &server{grpc: product.FreeAddress(s.t), admin: product.FreeAddress(s.t)}
 	env = append(append(s.as(user),
 		"SPILLWAY_PREFIX="+prefix, "SPILLWAY_LISTEN="+r.grpc, "SPILLWAY_ADMIN_LISTEN="+r.admin, "SPILLWAY_REPLICA="+service+"-0",
 		"SPILLWAY_TOKEN_KEYS="+s.path("keys", rpc.JWKSFile), "SPILLWAY_MAC_KEY_FILE="+s.path("keys", "mac.key"), "SPILLWAY_DURABILITY=single",
@@ -177,16 +176,6 @@ func (s *site) awaitReady(servers ...*server) {
 			return ok
 		})
 	}
-}
-
-func address(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // TestApacheSecureEndToEnd: each service with a principal of its own, on a
