@@ -12,8 +12,8 @@ type scenario struct {
 	run  func(*testing.T, broker)
 }
 
-// TestApacheOneBroker is everything on Apache Kafka with one broker.
-func TestApacheOneBroker(t *testing.T) {
+// TestApacheTakeoverOne is everything on Apache Kafka with one broker.
+func TestApacheTakeoverOne(t *testing.T) {
 	onApache(t, 1, []scenario{
 		{"OneToThreeToOneInOrder", oneToThreeToOneInOrder}, {"OneToThreeToOneKilled", oneToThreeToOneKilled},
 		{"F3FrozenSchedulers", frozenSchedulers}, {"F1TwiceInTwoSeconds", twiceInTwoSeconds}, {"F19SchedulersComeAndGo", comeAndGo},
@@ -21,10 +21,10 @@ func TestApacheOneBroker(t *testing.T) {
 	})
 }
 
-// TestApacheThreeBrokers is what depends on where the group's coordinator is and on
+// TestApacheTakeoverThree is what depends on where the group's coordinator is and on
 // how many copies a record has: the takeovers in and out of order, and the rolling
 // restart.
-func TestApacheThreeBrokers(t *testing.T) {
+func TestApacheTakeoverThree(t *testing.T) {
 	onApache(t, 3, []scenario{
 		{"OneToThreeToOneInOrder", oneToThreeToOneInOrder}, {"OneToThreeToOneKilled", oneToThreeToOneKilled}, {"F5RollingRestart", rollingRestart},
 	})
