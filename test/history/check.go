@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -231,6 +232,11 @@ func (v *view) bound(r *run) {
 	}
 }
 
+// hit reports whether something was done to the worker of an execution while it ran: then it may have been cut.
+func (v *view) hit(r run) bool {
+	return slices.ContainsFunc(v.faults, func(f fault) bool { return f.Target == r.event.Proc && f.Mono <= r.end && f.to >= r.start })
+}
+
 // settle applies the rule of every reader, in the order of each shard's log: the
 // first terminal event of a job counts, and one of an owner older than the last
 // fence before it does not.
@@ -310,6 +316,9 @@ func (o *Verdict) runsOf(j *job) {
 		}
 		if r.outcome == byOrder {
 			ordered++
+		}
+		if strings.HasPrefix(r.outcome, contextEnded) && !o.view.hit(r) {
+			o.add("cancelled", j, fmt.Sprintf("%s cut it at %s: %s", r.event.Proc, o.at(r.end), r.outcome))
 		}
 		// An outcome is that of the latest lease: a report under an older token had
 		// to be refused.

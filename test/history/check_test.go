@@ -47,6 +47,12 @@ func (s *script) exec(from, to int, key, source string, t *Token, proc string) {
 	}
 }
 
+// cut is an execution whose context ended.
+func (s *script) cut(from, to int, key string, t *Token, proc string) {
+	s.at(from, Event{Kind: Start, Key: key, Job: "id-" + key, Source: "plain", Token: t, Sum: "s", Proc: proc})
+	s.at(to, Event{Kind: End, Key: key, Job: "id-" + key, Source: "plain", Token: t, Code: contextEnded + "the lease was lost", Proc: proc})
+}
+
 func (s *script) settle(ms, offset int, key string, epoch int64, lease *Token, outcome string) {
 	s.at(ms, Event{Kind: Settled, Job: "id-" + key, Token: &Token{Shard: 1, Epoch: epoch}, Lease: lease, Offset: int64(offset), Code: outcome})
 }
@@ -172,6 +178,12 @@ func TestNamesEveryAnomaly(t *testing.T) {
 			s.exec(46_000, 46_100, "x", "plain", token(60, 9), "worker-1")
 			s.settle(46_400, 70, "x", 60, token(60, 9), "SUCCEEDED")
 		},
+		"cancelled": func(s *script) { // its second run is excused: it was in flight at the kill
+			s.send(10_900, "x", "plain", OK)
+			s.cut(10_950, 18_000, "x", token(1, 102), "worker-0")
+			s.exec(46_000, 46_100, "x", "plain", token(60, 9), "worker-1")
+			s.settle(46_110, 70, "x", 60, token(60, 9), "SUCCEEDED")
+		},
 		"over-quota by concurrency": func(s *script) {
 			for i := range 3 {
 				key := fmt.Sprint("x", i)
@@ -281,6 +293,14 @@ func TestAllowsWhatIsPromised(t *testing.T) {
 			s.exec(10_550, 50_000, "x", "plain", token(1, 102), "worker-9")
 			s.at(10_900, Event{Kind: Fault, Target: "worker-9", Code: Freeze})
 			s.at(49_000, Event{Kind: Heal, Target: "worker-9"})
+			s.exec(30_600, 30_700, "x", "plain", token(60, 9), "worker-1")
+			s.settle(30_710, 70, "x", 60, token(60, 9), "SUCCEEDED")
+		},
+		"a frozen worker cuts what it ran": func(s *script) {
+			s.send(10_500, "x", "plain", OK)
+			s.at(10_900, Event{Kind: Fault, Target: "worker-9", Code: Freeze})
+			s.at(49_000, Event{Kind: Heal, Target: "worker-9"})
+			s.cut(10_550, 49_010, "x", token(1, 102), "worker-9")
 			s.exec(30_600, 30_700, "x", "plain", token(60, 9), "worker-1")
 			s.settle(30_710, 70, "x", 60, token(60, 9), "SUCCEEDED")
 		},

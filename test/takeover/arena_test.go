@@ -90,6 +90,32 @@ func open(t *testing.T, b broker, flags ...string) *arena {
 	return &arena{t: t, dev: d, broker: b.name, seed: s, extra: map[string]*product.Replica{}, Run: history.Begin(t, d, cfg)}
 }
 
+// marathon is work that outlasts everything that may be done to a scheduler: begun before it, and cut by a zombie if one could.
+var marathon = history.Source{Name: "marathon", Rate: 0.3, Least: 20 * time.Second, Most: 40 * time.Second}
+
+// with is the same broker, and one more source.
+func (b broker) with(s history.Source) broker {
+	cfg := b.cfg
+	b.cfg = func(c *history.Config) {
+		if cfg != nil {
+			cfg(c)
+		}
+		c.Sources = append(c.Sources, s)
+	}
+	return b
+}
+
+// openThree is open with two more schedulers, and the load warm.
+func openThree(t *testing.T, b broker) *arena {
+	t.Helper()
+	a := open(t, b)
+	for _, name := range []string{"scheduler-b", "scheduler-c"} {
+		a.add(name).AwaitReady()
+	}
+	time.Sleep(warm)
+	return a
+}
+
 // add starts a scheduler beside the dev's, without waiting.
 func (a *arena) add(name string) *product.Replica {
 	a.t.Helper()

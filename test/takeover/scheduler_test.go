@@ -55,11 +55,7 @@ func frozenSchedulers(t *testing.T, b broker) {
 	if *long {
 		spans = append(spans, 10*session)
 	}
-	a := open(t, b)
-	for _, name := range []string{"scheduler-b", "scheduler-c"} {
-		a.add(name).AwaitReady()
-	}
-	time.Sleep(warm)
+	a := openThree(t, b.with(marathon))
 	for i, span := range spans {
 		a.freeze([]string{"scheduler-b", "scheduler-c"}[i%2], span, nil)
 		time.Sleep(session)
@@ -72,11 +68,7 @@ func frozenSchedulers(t *testing.T, b broker) {
 func TestF1TwiceInTwoSeconds(t *testing.T) { t.Parallel(); twiceInTwoSeconds(t, embedded) }
 
 func twiceInTwoSeconds(t *testing.T, b broker) {
-	a := open(t, b)
-	for _, name := range []string{"scheduler-b", "scheduler-c"} {
-		a.add(name).AwaitReady()
-	}
-	time.Sleep(warm)
+	a := openThree(t, b)
 	a.kill("scheduler-b")
 	time.Sleep(1500 * time.Millisecond)
 	a.kill("scheduler-c")
@@ -123,11 +115,7 @@ func comeAndGo(t *testing.T, b broker) {
 func TestI10HoldReachesFrozenScheduler(t *testing.T) { t.Parallel(); holdWhileFrozen(t, embedded) }
 
 func holdWhileFrozen(t *testing.T, b broker) {
-	a := open(t, b)
-	for _, name := range []string{"scheduler-b", "scheduler-c"} {
-		a.add(name).AwaitReady()
-	}
-	time.Sleep(warm)
+	a := openThree(t, b)
 	// Sources of every shard, so that some are the frozen one's.
 	held := []string{"steady-00", "steady-01", "steady-02", "steady-03", "steady-04", "steady-05"}
 	named := 0
