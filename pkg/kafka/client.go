@@ -35,6 +35,10 @@ const (
 	// just begun may not know all users yet.
 	refusedFor = time.Second
 
+	// gather is how long a refresh waits for others that need one too: when a
+	// broker goes, all its partitions find out within a millisecond or two.
+	gather = time.Millisecond
+
 	// failedFor is how long a refresh that failed stands for those of others:
 	// short beside the half second between their attempts.
 	failedFor = 50 * time.Millisecond
@@ -154,6 +158,11 @@ func (c *Client) Refresh(ctx context.Context) error {
 		c.mu.Unlock()
 		return err
 	}
+	c.mu.Unlock()
+	if !sleep(ctx, gather) {
+		return fmt.Errorf("kafka: refresh: %w", ctx.Err())
+	}
+	c.mu.Lock()
 	c.refreshes++
 	mine := c.refreshes
 	c.mu.Unlock()
