@@ -11,6 +11,7 @@ package logv1
 import (
 	v11 "github.com/spillway/spillway/proto/gen/spillway/automation/v1"
 	v1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
+	v12 "github.com/spillway/spillway/proto/gen/spillway/notifier/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -2197,6 +2198,133 @@ func (x *Summary) GetBorrowers() []*Summary_Borrower {
 	return nil
 }
 
+// Notification is a record of the topic notifications. Its key is the channel.
+type Notification struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Canonical UUID text. A notification of a job has the job's id.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The channel that it is addressed to.
+	Channel string `protobuf:"bytes,2,opt,name=channel,proto3" json:"channel,omitempty"`
+	// What becomes of it when a client cannot take it at once.
+	Class v12.DeliveryClass `protobuf:"varint,3,opt,name=class,proto3,enum=spillway.notifier.v1.DeliveryClass" json:"class,omitempty"`
+	// What a STATE is about. Empty: nothing.
+	Key string `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
+	// JSON, at most 16 KiB.
+	Data []byte `protobuf:"bytes,5,opt,name=data,proto3" json:"data,omitempty"`
+	// When it was accepted.
+	At *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=at,proto3" json:"at,omitempty"`
+	// Not delivered later.
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// The source that it comes from.
+	Source string `protobuf:"bytes,8,opt,name=source,proto3" json:"source,omitempty"`
+	// Whose it is.
+	Tenant string `protobuf:"bytes,9,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// The job that it comes from. Empty: a call of Publish.
+	JobId         string `protobuf:"bytes,10,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Notification) Reset() {
+	*x = Notification{}
+	mi := &file_spillway_log_v1_log_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Notification) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Notification) ProtoMessage() {}
+
+func (x *Notification) ProtoReflect() protoreflect.Message {
+	mi := &file_spillway_log_v1_log_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Notification.ProtoReflect.Descriptor instead.
+func (*Notification) Descriptor() ([]byte, []int) {
+	return file_spillway_log_v1_log_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Notification) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Notification) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *Notification) GetClass() v12.DeliveryClass {
+	if x != nil {
+		return x.Class
+	}
+	return v12.DeliveryClass(0)
+}
+
+func (x *Notification) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Notification) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *Notification) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Notification) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *Notification) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Notification) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *Notification) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
 // LaneRange is a range of a lane without what was completed in it.
 type PurgeReceipt_LaneRange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2214,7 +2342,7 @@ type PurgeReceipt_LaneRange struct {
 
 func (x *PurgeReceipt_LaneRange) Reset() {
 	*x = PurgeReceipt_LaneRange{}
-	mi := &file_spillway_log_v1_log_proto_msgTypes[23]
+	mi := &file_spillway_log_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2226,7 +2354,7 @@ func (x *PurgeReceipt_LaneRange) String() string {
 func (*PurgeReceipt_LaneRange) ProtoMessage() {}
 
 func (x *PurgeReceipt_LaneRange) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_log_v1_log_proto_msgTypes[23]
+	mi := &file_spillway_log_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2285,7 +2413,7 @@ type PurgeReceipt_DelayCut struct {
 
 func (x *PurgeReceipt_DelayCut) Reset() {
 	*x = PurgeReceipt_DelayCut{}
-	mi := &file_spillway_log_v1_log_proto_msgTypes[24]
+	mi := &file_spillway_log_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2297,7 +2425,7 @@ func (x *PurgeReceipt_DelayCut) String() string {
 func (*PurgeReceipt_DelayCut) ProtoMessage() {}
 
 func (x *PurgeReceipt_DelayCut) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_log_v1_log_proto_msgTypes[24]
+	mi := &file_spillway_log_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2355,7 +2483,7 @@ type Summary_PriorityShare struct {
 
 func (x *Summary_PriorityShare) Reset() {
 	*x = Summary_PriorityShare{}
-	mi := &file_spillway_log_v1_log_proto_msgTypes[25]
+	mi := &file_spillway_log_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2367,7 +2495,7 @@ func (x *Summary_PriorityShare) String() string {
 func (*Summary_PriorityShare) ProtoMessage() {}
 
 func (x *Summary_PriorityShare) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_log_v1_log_proto_msgTypes[25]
+	mi := &file_spillway_log_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2440,7 +2568,7 @@ type Summary_Borrower struct {
 
 func (x *Summary_Borrower) Reset() {
 	*x = Summary_Borrower{}
-	mi := &file_spillway_log_v1_log_proto_msgTypes[26]
+	mi := &file_spillway_log_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2580,7 @@ func (x *Summary_Borrower) String() string {
 func (*Summary_Borrower) ProtoMessage() {}
 
 func (x *Summary_Borrower) ProtoReflect() protoreflect.Message {
-	mi := &file_spillway_log_v1_log_proto_msgTypes[26]
+	mi := &file_spillway_log_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2493,7 +2621,7 @@ var File_spillway_log_v1_log_proto protoreflect.FileDescriptor
 
 const file_spillway_log_v1_log_proto_rawDesc = "" +
 	"\n" +
-	"\x19spillway/log/v1/log.proto\x12\x0fspillway.log.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#spillway/automation/v1/source.proto\x1a#spillway/automation/v1/switch.proto\x1a\x19spillway/job/v1/job.proto\"R\n" +
+	"\x19spillway/log/v1/log.proto\x12\x0fspillway.log.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#spillway/automation/v1/source.proto\x1a#spillway/automation/v1/switch.proto\x1a\x19spillway/job/v1/job.proto\x1a#spillway/notifier/v1/notifier.proto\"R\n" +
 	"\x04Home\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x16\n" +
@@ -2677,7 +2805,20 @@ const file_spillway_log_v1_log_proto_rawDesc = "" +
 	"\bBorrower\x12\x16\n" +
 	"\x06demand\x18\x01 \x01(\x01R\x06demand\x12\x16\n" +
 	"\x06weight\x18\x02 \x01(\x01R\x06weight\x125\n" +
-	"\bpriority\x18\x03 \x01(\x0e2\x19.spillway.job.v1.PriorityR\bpriority*\x99\x01\n" +
+	"\bpriority\x18\x03 \x01(\x0e2\x19.spillway.job.v1.PriorityR\bpriority\"\xc7\x02\n" +
+	"\fNotification\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\achannel\x18\x02 \x01(\tR\achannel\x129\n" +
+	"\x05class\x18\x03 \x01(\x0e2#.spillway.notifier.v1.DeliveryClassR\x05class\x12\x10\n" +
+	"\x03key\x18\x04 \x01(\tR\x03key\x12\x12\n" +
+	"\x04data\x18\x05 \x01(\fR\x04data\x12*\n" +
+	"\x02at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x129\n" +
+	"\n" +
+	"expires_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x16\n" +
+	"\x06source\x18\b \x01(\tR\x06source\x12\x16\n" +
+	"\x06tenant\x18\t \x01(\tR\x06tenant\x12\x15\n" +
+	"\x06job_id\x18\n" +
+	" \x01(\tR\x05jobId*\x99\x01\n" +
 	"\vReplicaKind\x12\x1c\n" +
 	"\x18REPLICA_KIND_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14REPLICA_KIND_ENQUEUE\x10\x01\x12\x1a\n" +
@@ -2703,7 +2844,7 @@ func file_spillway_log_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_spillway_log_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_spillway_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_spillway_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_spillway_log_v1_log_proto_goTypes = []any{
 	(ReplicaKind)(0),               // 0: spillway.log.v1.ReplicaKind
 	(PressureLevel)(0),             // 1: spillway.log.v1.PressureLevel
@@ -2730,51 +2871,53 @@ var file_spillway_log_v1_log_proto_goTypes = []any{
 	(*SpillMark)(nil),              // 22: spillway.log.v1.SpillMark
 	(*Talker)(nil),                 // 23: spillway.log.v1.Talker
 	(*Summary)(nil),                // 24: spillway.log.v1.Summary
-	(*PurgeReceipt_LaneRange)(nil), // 25: spillway.log.v1.PurgeReceipt.LaneRange
-	(*PurgeReceipt_DelayCut)(nil),  // 26: spillway.log.v1.PurgeReceipt.DelayCut
-	(*Summary_PriorityShare)(nil),  // 27: spillway.log.v1.Summary.PriorityShare
-	(*Summary_Borrower)(nil),       // 28: spillway.log.v1.Summary.Borrower
-	(*timestamppb.Timestamp)(nil),  // 29: google.protobuf.Timestamp
-	(v1.WaitCause)(0),              // 30: spillway.job.v1.WaitCause
-	(*v1.Token)(nil),               // 31: spillway.job.v1.Token
-	(*v1.Attempt)(nil),             // 32: spillway.job.v1.Attempt
-	(v1.Outcome)(0),                // 33: spillway.job.v1.Outcome
-	(*v1.Wait)(nil),                // 34: spillway.job.v1.Wait
-	(*durationpb.Duration)(nil),    // 35: google.protobuf.Duration
-	(*v11.Scope)(nil),              // 36: spillway.automation.v1.Scope
-	(*v11.Source)(nil),             // 37: spillway.automation.v1.Source
-	(*v11.Switch)(nil),             // 38: spillway.automation.v1.Switch
-	(v1.Priority)(0),               // 39: spillway.job.v1.Priority
+	(*Notification)(nil),           // 25: spillway.log.v1.Notification
+	(*PurgeReceipt_LaneRange)(nil), // 26: spillway.log.v1.PurgeReceipt.LaneRange
+	(*PurgeReceipt_DelayCut)(nil),  // 27: spillway.log.v1.PurgeReceipt.DelayCut
+	(*Summary_PriorityShare)(nil),  // 28: spillway.log.v1.Summary.PriorityShare
+	(*Summary_Borrower)(nil),       // 29: spillway.log.v1.Summary.Borrower
+	(*timestamppb.Timestamp)(nil),  // 30: google.protobuf.Timestamp
+	(v1.WaitCause)(0),              // 31: spillway.job.v1.WaitCause
+	(*v1.Token)(nil),               // 32: spillway.job.v1.Token
+	(*v1.Attempt)(nil),             // 33: spillway.job.v1.Attempt
+	(v1.Outcome)(0),                // 34: spillway.job.v1.Outcome
+	(*v1.Wait)(nil),                // 35: spillway.job.v1.Wait
+	(*durationpb.Duration)(nil),    // 36: google.protobuf.Duration
+	(*v11.Scope)(nil),              // 37: spillway.automation.v1.Scope
+	(*v11.Source)(nil),             // 38: spillway.automation.v1.Source
+	(*v11.Switch)(nil),             // 39: spillway.automation.v1.Switch
+	(v12.DeliveryClass)(0),         // 40: spillway.notifier.v1.DeliveryClass
+	(v1.Priority)(0),               // 41: spillway.job.v1.Priority
 }
 var file_spillway_log_v1_log_proto_depIdxs = []int32{
 	2,  // 0: spillway.log.v1.Transit.origin:type_name -> spillway.log.v1.Home
-	29, // 1: spillway.log.v1.Transit.ready_at:type_name -> google.protobuf.Timestamp
-	30, // 2: spillway.log.v1.Transit.cause:type_name -> spillway.job.v1.WaitCause
+	30, // 1: spillway.log.v1.Transit.ready_at:type_name -> google.protobuf.Timestamp
+	31, // 2: spillway.log.v1.Transit.cause:type_name -> spillway.job.v1.WaitCause
 	5,  // 3: spillway.log.v1.JobEvent.fence:type_name -> spillway.log.v1.OwnerFence
 	6,  // 4: spillway.log.v1.JobEvent.attempt:type_name -> spillway.log.v1.AttemptFailed
 	7,  // 5: spillway.log.v1.JobEvent.settled:type_name -> spillway.log.v1.Settled
 	8,  // 6: spillway.log.v1.JobEvent.purge:type_name -> spillway.log.v1.PurgeReceipt
 	9,  // 7: spillway.log.v1.JobEvent.handover:type_name -> spillway.log.v1.Handover
-	29, // 8: spillway.log.v1.OwnerFence.at:type_name -> google.protobuf.Timestamp
-	31, // 9: spillway.log.v1.AttemptFailed.token:type_name -> spillway.job.v1.Token
-	32, // 10: spillway.log.v1.AttemptFailed.attempt:type_name -> spillway.job.v1.Attempt
-	29, // 11: spillway.log.v1.AttemptFailed.retry_at:type_name -> google.protobuf.Timestamp
-	33, // 12: spillway.log.v1.Settled.outcome:type_name -> spillway.job.v1.Outcome
-	31, // 13: spillway.log.v1.Settled.token:type_name -> spillway.job.v1.Token
-	29, // 14: spillway.log.v1.Settled.accepted_at:type_name -> google.protobuf.Timestamp
-	29, // 15: spillway.log.v1.Settled.settled_at:type_name -> google.protobuf.Timestamp
-	34, // 16: spillway.log.v1.Settled.waits:type_name -> spillway.job.v1.Wait
-	35, // 17: spillway.log.v1.Settled.ran:type_name -> google.protobuf.Duration
-	36, // 18: spillway.log.v1.PurgeReceipt.scope:type_name -> spillway.automation.v1.Scope
-	25, // 19: spillway.log.v1.PurgeReceipt.lanes:type_name -> spillway.log.v1.PurgeReceipt.LaneRange
-	26, // 20: spillway.log.v1.PurgeReceipt.delays:type_name -> spillway.log.v1.PurgeReceipt.DelayCut
-	29, // 21: spillway.log.v1.PurgeReceipt.undo_until:type_name -> google.protobuf.Timestamp
+	30, // 8: spillway.log.v1.OwnerFence.at:type_name -> google.protobuf.Timestamp
+	32, // 9: spillway.log.v1.AttemptFailed.token:type_name -> spillway.job.v1.Token
+	33, // 10: spillway.log.v1.AttemptFailed.attempt:type_name -> spillway.job.v1.Attempt
+	30, // 11: spillway.log.v1.AttemptFailed.retry_at:type_name -> google.protobuf.Timestamp
+	34, // 12: spillway.log.v1.Settled.outcome:type_name -> spillway.job.v1.Outcome
+	32, // 13: spillway.log.v1.Settled.token:type_name -> spillway.job.v1.Token
+	30, // 14: spillway.log.v1.Settled.accepted_at:type_name -> google.protobuf.Timestamp
+	30, // 15: spillway.log.v1.Settled.settled_at:type_name -> google.protobuf.Timestamp
+	35, // 16: spillway.log.v1.Settled.waits:type_name -> spillway.job.v1.Wait
+	36, // 17: spillway.log.v1.Settled.ran:type_name -> google.protobuf.Duration
+	37, // 18: spillway.log.v1.PurgeReceipt.scope:type_name -> spillway.automation.v1.Scope
+	26, // 19: spillway.log.v1.PurgeReceipt.lanes:type_name -> spillway.log.v1.PurgeReceipt.LaneRange
+	27, // 20: spillway.log.v1.PurgeReceipt.delays:type_name -> spillway.log.v1.PurgeReceipt.DelayCut
+	30, // 21: spillway.log.v1.PurgeReceipt.undo_until:type_name -> google.protobuf.Timestamp
 	10, // 22: spillway.log.v1.Handover.leases:type_name -> spillway.log.v1.HeldLease
-	35, // 23: spillway.log.v1.Handover.quarantine:type_name -> google.protobuf.Duration
+	36, // 23: spillway.log.v1.Handover.quarantine:type_name -> google.protobuf.Duration
 	2,  // 24: spillway.log.v1.Handover.quarantined:type_name -> spillway.log.v1.Home
-	31, // 25: spillway.log.v1.HeldLease.token:type_name -> spillway.job.v1.Token
-	35, // 26: spillway.log.v1.HeldLease.expires_in:type_name -> google.protobuf.Duration
-	29, // 27: spillway.log.v1.Command.at:type_name -> google.protobuf.Timestamp
+	32, // 25: spillway.log.v1.HeldLease.token:type_name -> spillway.job.v1.Token
+	36, // 26: spillway.log.v1.HeldLease.expires_in:type_name -> google.protobuf.Duration
+	30, // 27: spillway.log.v1.Command.at:type_name -> google.protobuf.Timestamp
 	12, // 28: spillway.log.v1.Command.cluster_config:type_name -> spillway.log.v1.ClusterConfig
 	13, // 29: spillway.log.v1.Command.put_source:type_name -> spillway.log.v1.PutSource
 	14, // 30: spillway.log.v1.Command.delete_source:type_name -> spillway.log.v1.DeleteSource
@@ -2783,28 +2926,31 @@ var file_spillway_log_v1_log_proto_depIdxs = []int32{
 	17, // 33: spillway.log.v1.Command.purge:type_name -> spillway.log.v1.Purge
 	18, // 34: spillway.log.v1.Command.undo_purge:type_name -> spillway.log.v1.UndoPurge
 	19, // 35: spillway.log.v1.Command.observed:type_name -> spillway.log.v1.Observed
-	37, // 36: spillway.log.v1.PutSource.source:type_name -> spillway.automation.v1.Source
-	38, // 37: spillway.log.v1.SetSwitch.switch:type_name -> spillway.automation.v1.Switch
-	36, // 38: spillway.log.v1.ClearSwitch.scope:type_name -> spillway.automation.v1.Scope
-	36, // 39: spillway.log.v1.Purge.scope:type_name -> spillway.automation.v1.Scope
-	36, // 40: spillway.log.v1.Observed.scope:type_name -> spillway.automation.v1.Scope
+	38, // 36: spillway.log.v1.PutSource.source:type_name -> spillway.automation.v1.Source
+	39, // 37: spillway.log.v1.SetSwitch.switch:type_name -> spillway.automation.v1.Switch
+	37, // 38: spillway.log.v1.ClearSwitch.scope:type_name -> spillway.automation.v1.Scope
+	37, // 39: spillway.log.v1.Purge.scope:type_name -> spillway.automation.v1.Scope
+	37, // 40: spillway.log.v1.Observed.scope:type_name -> spillway.automation.v1.Scope
 	1,  // 41: spillway.log.v1.Pressure.level:type_name -> spillway.log.v1.PressureLevel
 	0,  // 42: spillway.log.v1.Status.kind:type_name -> spillway.log.v1.ReplicaKind
-	29, // 43: spillway.log.v1.Status.at:type_name -> google.protobuf.Timestamp
+	30, // 43: spillway.log.v1.Status.at:type_name -> google.protobuf.Timestamp
 	22, // 44: spillway.log.v1.Status.marks:type_name -> spillway.log.v1.SpillMark
 	20, // 45: spillway.log.v1.Status.pressure:type_name -> spillway.log.v1.Pressure
 	23, // 46: spillway.log.v1.Status.top:type_name -> spillway.log.v1.Talker
 	24, // 47: spillway.log.v1.Status.summaries:type_name -> spillway.log.v1.Summary
-	29, // 48: spillway.log.v1.SpillMark.oldest_at:type_name -> google.protobuf.Timestamp
-	27, // 49: spillway.log.v1.Summary.priorities:type_name -> spillway.log.v1.Summary.PriorityShare
-	28, // 50: spillway.log.v1.Summary.borrowers:type_name -> spillway.log.v1.Summary.Borrower
-	39, // 51: spillway.log.v1.Summary.PriorityShare.priority:type_name -> spillway.job.v1.Priority
-	39, // 52: spillway.log.v1.Summary.Borrower.priority:type_name -> spillway.job.v1.Priority
-	53, // [53:53] is the sub-list for method output_type
-	53, // [53:53] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	30, // 48: spillway.log.v1.SpillMark.oldest_at:type_name -> google.protobuf.Timestamp
+	28, // 49: spillway.log.v1.Summary.priorities:type_name -> spillway.log.v1.Summary.PriorityShare
+	29, // 50: spillway.log.v1.Summary.borrowers:type_name -> spillway.log.v1.Summary.Borrower
+	40, // 51: spillway.log.v1.Notification.class:type_name -> spillway.notifier.v1.DeliveryClass
+	30, // 52: spillway.log.v1.Notification.at:type_name -> google.protobuf.Timestamp
+	30, // 53: spillway.log.v1.Notification.expires_at:type_name -> google.protobuf.Timestamp
+	41, // 54: spillway.log.v1.Summary.PriorityShare.priority:type_name -> spillway.job.v1.Priority
+	41, // 55: spillway.log.v1.Summary.Borrower.priority:type_name -> spillway.job.v1.Priority
+	56, // [56:56] is the sub-list for method output_type
+	56, // [56:56] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_spillway_log_v1_log_proto_init() }
@@ -2829,14 +2975,14 @@ func file_spillway_log_v1_log_proto_init() {
 		(*Command_UndoPurge)(nil),
 		(*Command_Observed)(nil),
 	}
-	file_spillway_log_v1_log_proto_msgTypes[25].OneofWrappers = []any{}
+	file_spillway_log_v1_log_proto_msgTypes[26].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spillway_log_v1_log_proto_rawDesc), len(file_spillway_log_v1_log_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
