@@ -18,6 +18,8 @@ import (
 const (
 	EnqueueVariable    = "SPILLWAY_ENQUEUE_ADDRESS"
 	SchedulerVariable  = "SPILLWAY_SCHEDULER_ADDRESS" // several, separated by commas
+	NotifierVariable   = "SPILLWAY_NOTIFIER_ADDRESS"
+	WebsocketVariable  = "SPILLWAY_NOTIFIER_WEBSOCKET" // ws://host:port/v1/ws, or wss://…
 	AutomationVariable = "SPILLWAY_AUTOMATION_ADDRESS"
 	KafkaVariable      = "SPILLWAY_KAFKA" // and those of connect.Settings beside it
 	PrefixVariable     = "SPILLWAY_PREFIX"
@@ -27,7 +29,7 @@ const (
 
 // Find returns where everything is. Without a running dev and without a single
 // variable the error wraps readyfile.ErrAbsent. A token file stands for the
-// tokens of all roles. Who names the brokers in the environment says there, too,
+// tokens of all roles; a subscriber's is none of them and stays a dev's. Who names the brokers in the environment says there, too,
 // how to get in; a dev's own settings then do not count.
 func Find(dataDir string) (readyfile.File, error) {
 	f, err := readyfile.Running(dataDir)
@@ -42,6 +44,8 @@ func Find(dataDir string) (readyfile.File, error) {
 	}
 	var schedulers, tokenFile string
 	set(EnqueueVariable, &f.Endpoints.Enqueue)
+	set(NotifierVariable, &f.Endpoints.Notifier)
+	set(WebsocketVariable, &f.Endpoints.Websocket)
 	set(AutomationVariable, &f.Endpoints.Automation)
 	set(SchedulerVariable, &schedulers)
 	if os.Getenv(KafkaVariable) != "" {
@@ -71,7 +75,7 @@ func Find(dataDir string) (readyfile.File, error) {
 		if err != nil {
 			return f, err
 		}
-		f.Tokens = readyfile.Tokens{Operator: token, Worker: token, Service: token}
+		f.Tokens.Operator, f.Tokens.Worker, f.Tokens.Service = token, token, token
 	}
 	return f, nil
 }

@@ -66,17 +66,24 @@ type Broker struct {
 	PasswordFile string `json:"password_file,omitempty"`
 }
 
-// Endpoints are gRPC addresses, host:port. Enqueue names the first of several.
+// Endpoints are gRPC addresses, host:port. Enqueue, Notifier and Websocket name
+// the first of several; all are in File.Replicas.
 type Endpoints struct {
-	Enqueue    string   `json:"enqueue,omitempty"`
-	Scheduler  []string `json:"scheduler,omitempty"`
-	Automation string   `json:"automation,omitempty"`
+	Enqueue   string   `json:"enqueue,omitempty"`
+	Scheduler []string `json:"scheduler,omitempty"`
+	Notifier  string   `json:"notifier,omitempty"`
+	// Websocket is where subscribers connect, ws://host:port/v1/ws.
+	Websocket  string `json:"websocket,omitempty"`
+	Automation string `json:"automation,omitempty"`
+	// Pages is the base URL of the pages for people.
+	Pages string `json:"pages,omitempty"`
 }
 
 // Admin are the base URLs of the admin listeners.
 type Admin struct {
 	Enqueue    string   `json:"enqueue,omitempty"`
 	Scheduler  []string `json:"scheduler,omitempty"`
+	Notifier   string   `json:"notifier,omitempty"`
 	Automation string   `json:"automation,omitempty"`
 }
 
@@ -85,6 +92,8 @@ type Replica struct {
 	Name  string `json:"name"`
 	GRPC  string `json:"grpc"`
 	Admin string `json:"admin"`
+	// Websocket is where a notifier's subscribers connect; "" for other services.
+	Websocket string `json:"websocket,omitempty"`
 }
 
 // Process is one child. It is rewritten when the child was started again.
@@ -103,7 +112,14 @@ type Tokens struct {
 	Worker string `json:"worker,omitempty"`
 	// Service may enqueue and publish.
 	Service string `json:"service,omitempty"`
+	// Subscriber may listen to notifications. It is good for minutes and signed
+	// again before it ends, so read it anew for each connection.
+	Subscriber string `json:"subscriber,omitempty"`
 }
+
+// Websocket is the URL at which a notifier whose web listener has this address,
+// host:port, takes subscribers.
+func Websocket(address string) string { return "ws://" + address + "/v1/ws" }
 
 // ErrAbsent is returned where there is no file: no dev runs there.
 var ErrAbsent = errors.New("no spillway dev is running there; start one with: spillway dev")

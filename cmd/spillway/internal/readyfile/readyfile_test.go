@@ -37,16 +37,18 @@ func TestWriteThenRead(t *testing.T) {
 
 // The names are a contract: scripts parse them.
 func TestNamesOfTheContract(t *testing.T) {
-	b, err := json.Marshal(File{Endpoints: Endpoints{Enqueue: "e", Scheduler: []string{"s"}, Automation: "a"},
-		Admin: Admin{Enqueue: "e", Scheduler: []string{"s"}, Automation: "a"}, Replicas: []Replica{{Name: "n", GRPC: "g", Admin: "a"}},
-		Processes: []Process{{Name: "p", PID: 1}}, Tokens: Tokens{Operator: "o", Worker: "w", Service: "s"}})
+	b, err := json.Marshal(File{Endpoints: Endpoints{Enqueue: "e", Scheduler: []string{"s"}, Notifier: "n", Websocket: "w", Automation: "a", Pages: "p"},
+		Admin:    Admin{Enqueue: "e", Scheduler: []string{"s"}, Notifier: "n", Automation: "a"},
+		Replicas: []Replica{{Name: "n", GRPC: "g", Admin: "a"}, {Name: "n", GRPC: "g", Admin: "a", Websocket: "w"}}, Processes: []Process{{Name: "p", PID: 1}},
+		Tokens: Tokens{Operator: "o", Worker: "w", Service: "s", Subscriber: "u"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := `{"version":0,"data_dir":"","broker":{"kind":"","address":""},` +
-		`"endpoints":{"enqueue":"e","scheduler":["s"],"automation":"a"},"admin":{"enqueue":"e","scheduler":["s"],"automation":"a"},` +
-		`"replicas":[{"name":"n","grpc":"g","admin":"a"}],"processes":[{"name":"p","pid":1}],` +
-		`"tokens":{"operator":"o","worker":"w","service":"s"},"pid":0,"prefix":""}`
+		`"endpoints":{"enqueue":"e","scheduler":["s"],"notifier":"n","websocket":"w","automation":"a","pages":"p"},` +
+		`"admin":{"enqueue":"e","scheduler":["s"],"notifier":"n","automation":"a"},` +
+		`"replicas":[{"name":"n","grpc":"g","admin":"a"},{"name":"n","grpc":"g","admin":"a","websocket":"w"}],"processes":[{"name":"p","pid":1}],` +
+		`"tokens":{"operator":"o","worker":"w","service":"s","subscriber":"u"},"pid":0,"prefix":""}`
 	if string(b) != want {
 		t.Errorf("got  %s\nwant %s", b, want)
 	}
