@@ -1,6 +1,9 @@
 package core
 
-import "strings"
+import (
+	"strings"
+	"time"
+)
 
 // Rights are what a token lets a subscriber hear: the claims tid and ch.
 type Rights struct {
@@ -30,4 +33,14 @@ func (r Rights) Allows(c Channel) bool {
 		}
 	}
 	return false
+}
+
+// Subscriber is who a verified token speaks for.
+type Subscriber struct {
+	// User is who it is, in the tenant of Rights: sub. A session's cursors are bound to both.
+	User string
+	// Rights are what it may hear.
+	Rights Rights
+	// Expires is when the token does. The session may go on for a grace time after it, in which it is to be refreshed.
+	Expires time.Time
 }
