@@ -40,10 +40,12 @@ func (s *Service) beat() *logv1.Status {
 	var marks []core.Mark
 	s.loop.Do(func(_ time.Time, e *core.Engine) {
 		marks = slices.Clone(e.Spilling())
+		s.talkers.look(now, func(to []core.Talk) []core.Talk { return e.Talks(now, to) })
 		for _, scope := range held {
 			m.HeldRunning += int64(e.Running(scope))
 		}
 	})
+	m.Top = s.talkers.top()
 	for _, k := range marks {
 		if lane, has := s.owner.LaneOf(k.Shard, k.Source, k.Type); has {
 			m.Marks = append(m.Marks, mark(k, lane))

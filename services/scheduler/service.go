@@ -61,6 +61,7 @@ type Service struct {
 	beats    *status.Writer
 	control  *controllog.Follower
 	others   *status.Reader
+	talkers  talkers // owned by the goroutine of beats
 	loop     *dispatch.Loop
 	owner    *shard.Owner
 	settler  *settle.Writer

@@ -67,6 +67,7 @@ func (e *Engine) Offer(now time.Time, j *Job) Verdict {
 	}
 	e.jobs[j.ID] = j
 	f.jobs++
+	src.taken++
 	p.priority = j.Priority
 	if !j.ExpiresAt.IsZero() {
 		e.expiring = append(e.expiring, j)

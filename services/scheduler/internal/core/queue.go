@@ -135,7 +135,8 @@ type source struct {
 	cause   WaitCause
 	offAt   moment
 	ceiling Priority
-	queued  int // jobs in queues
+	queued  int   // jobs in queues
+	taken   int64 // jobs that Offer kept, ever
 	pairs   []*pair
 	lines   []*line
 	flows   map[string]*flow
