@@ -2,17 +2,13 @@ package load
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,17 +17,12 @@ import (
 	"github.com/spillway/spillway/cmd/spillway/internal/dev"
 	"github.com/spillway/spillway/cmd/spillway/internal/exit"
 	"github.com/spillway/spillway/cmd/spillway/internal/load/plan"
+	"github.com/spillway/spillway/cmd/spillway/internal/load/work"
 	"github.com/spillway/spillway/cmd/spillway/internal/locate"
 	"github.com/spillway/spillway/cmd/spillway/internal/process"
 	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
-	"github.com/spillway/spillway/pkg/kafka"
+	"github.com/spillway/spillway/cmd/spillway/internal/temporary"
 )
-
-// removeTimeout bounds deleting the 250 partitions of a temporary installation.
-const removeTimeout = 30 * time.Second
-
-// workerCommand is the hidden command of worker processes.
-const workerCommand = "worker"
 
 // demonstration is what runs without --flow: five ordinary sources and, after
 // demonstrationQuiet, a flood of more than 64 slots of 20 ms can take.
@@ -89,7 +80,7 @@ minute. SIGTERM or Ctrl-C ends sending, drains and prints; a second one stops.`,
 				if own.Log, err = connect.Environment(); err != nil {
 					return exit.With(exit.Usage, err)
 				}
-				own.Log.Kafka, own.Prefix = brokers, temporaryPrefix()
+				own.Log.Kafka, own.Prefix = brokers, temporary.Prefix()
 			}
 			return main(cmd, opts, output, dataDir, own)
 		},
@@ -109,10 +100,10 @@ minute. SIGTERM or Ctrl-C ends sending, drains and prints; a second one stops.`,
 	f.IntVar(&enqueues, "enqueues", 1, "enqueue replicas of a dev of its own")
 	f.StringVar(&brokers, "kafka", "", "start a dev of its own on this Kafka cluster, host:port,…")
 	cmd.AddCommand(&cobra.Command{
-		Use: workerCommand, Hidden: true, Args: cobra.NoArgs,
+		Use: work.Command, Hidden: true, Args: cobra.NoArgs,
 		Short: "a worker process of load, started by it",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runWorker(cmd.Context(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
+			return work.Main(cmd.Context(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
 		},
 	})
 	return cmd
@@ -154,7 +145,7 @@ func (o *Options) complete(specs []string, hold, output string) error {
 
 // main runs a load against the running dev or one of its own.
 func main(cmd *cobra.Command, opts Options, output, dataDir string, own dev.Options) (err error) {
-	ctx, sending, stopSignals := signals(cmd.Context())
+	ctx, sending, stopSignals := process.Signals(cmd.Context())
 	defer stopSignals()
 	terminal := process.Terminal(os.Stderr)
 	out := process.NewOutput(os.Stderr, terminal)
@@ -184,7 +175,7 @@ func main(cmd *cobra.Command, opts Options, output, dataDir string, own dev.Opti
 	}
 	if opts.Processes > 0 {
 		tell := func(pids []int) { fmt.Fprintf(out, "workers %s\n", join(pids)) }
-		if r.workers, err = newWorkers(opts.Processes, r.poolConfig(target()), r, out, log, tell); err != nil {
+		if r.workers, err = work.NewProcesses(opts.Processes, r.poolConfig(target()), r, out, log, tell); err != nil {
 			return err
 		}
 	}
@@ -224,78 +215,9 @@ func attach(ctx context.Context, dataDir, dir string, own dev.Options, out *proc
 		if !errors.Is(err, readyfile.ErrAbsent) {
 			return nil, nil, err
 		}
+		fmt.Fprintln(out, "no spillway dev is running")
 	}
-	own.DataDir, own.PortBase, own.LogLevel = filepath.Join(dir, "dev"), 0, "WARN"
-	if err := os.Mkdir(own.DataDir, 0o700); err != nil {
-		return nil, nil, fmt.Errorf("temporary directory: %w", err)
-	}
-	if own.Log.Kafka == "" {
-		fmt.Fprintf(out, "no spillway dev is running: starting one in %s\n", own.DataDir)
-	} else {
-		fmt.Fprintf(out, "starting a spillway dev in %s on %s, with topics %s…\n", own.DataDir, own.Log.Kafka, own.Prefix)
-	}
-	d, err := dev.Start(ctx, own, out, log)
-	if err != nil {
-		if exit.Code(err) != exit.Unavailable { // the cluster was reached, and may hold topics
-			err = errors.Join(err, removeTopics(own))
-		}
-		return nil, nil, err
-	}
-	return d.File, func(keep bool) error {
-		d.Stop()
-		if keep {
-			return nil
-		}
-		return removeTopics(own)
-	}, nil
-}
-
-// temporaryPrefix is that of an installation for one run, whose keys end with it.
-func temporaryPrefix() string { return "spillway-load-" + strings.ToLower(rand.Text()[:8]) + "." }
-
-// removeTopics deletes the topics of a dev of our own in a cluster.
-func removeTopics(own dev.Options) error {
-	if own.Log.Kafka == "" {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)
-	defer cancel()
-	client, err := connect.Reach(ctx, own.Log, "load")
-	if err != nil {
-		return fmt.Errorf("topics %s… stay in the cluster: %w", own.Prefix, err)
-	}
-	defer client.Close()
-	if err := kafka.Remove(ctx, client, kafka.Topics{Prefix: own.Prefix}); err != nil {
-		return fmt.Errorf("topics %s… stay in the cluster: %w", own.Prefix, err)
-	}
-	return nil
-}
-
-// signals returns a context that ends with the second signal and one that ends
-// with the first.
-func signals(parent context.Context) (ctx, sending context.Context, stop func()) {
-	ctx, cancel := context.WithCancel(parent)
-	sending, endSending := context.WithCancel(ctx)
-	caught := make(chan os.Signal, 2)
-	signal.Notify(caught, os.Interrupt, syscall.SIGTERM)
-	done := make(chan struct{})
-	var watcher sync.WaitGroup
-	watcher.Go(func() {
-		for _, end := range []func(){endSending, cancel} {
-			select {
-			case <-caught:
-				end()
-			case <-done:
-				return
-			}
-		}
-	})
-	return ctx, sending, func() {
-		signal.Stop(caught)
-		close(done)
-		watcher.Wait()
-		cancel()
-	}
+	return temporary.Start(ctx, dir, own, out, log)
 }
 
 func describe(o Options) string {

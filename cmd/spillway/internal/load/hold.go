@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/spillway/spillway/cmd/spillway/internal/load/plan"
+	"github.com/spillway/spillway/cmd/spillway/internal/load/send"
 	"github.com/spillway/spillway/cmd/spillway/internal/load/tally"
 	automationv1 "github.com/spillway/spillway/proto/gen/spillway/automation/v1"
 )
@@ -70,7 +71,7 @@ func (s *Switch) count(book *tally.Book) {
 // holdAndResume throws the switch at its time and takes it back. The flow is
 // resumed even if ctx ends in between.
 func (h *Hold) holdAndResume(ctx context.Context, conn grpc.ClientConnInterface, run plan.Run, base time.Time) (*Switch, error) {
-	if !sleepUntil(ctx, base.Add(run.Quiet+h.At)) {
+	if !send.SleepUntil(ctx, base.Add(run.Quiet+h.At)) {
 		return nil, nil
 	}
 	service := automationv1.NewSwitchServiceClient(conn)
@@ -85,7 +86,7 @@ func (h *Hold) holdAndResume(ctx context.Context, conn grpc.ClientConnInterface,
 		return nil, fmt.Errorf("hold %s: %w", run.Flows[h.Flow].Name, err)
 	}
 	s := &Switch{flow: h.Flow, answered: time.Since(base), HoldMS: milliseconds(time.Since(asked))}
-	sleepUntil(ctx, time.Now().Add(h.For))
+	send.SleepUntil(ctx, time.Now().Add(h.For))
 
 	call, cancel = context.WithTimeout(context.WithoutCancel(ctx), switchTimeout)
 	defer cancel()

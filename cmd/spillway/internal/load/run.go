@@ -16,16 +16,16 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
+	"github.com/spillway/spillway/cmd/spillway/internal/load/account"
 	"github.com/spillway/spillway/cmd/spillway/internal/load/plan"
+	"github.com/spillway/spillway/cmd/spillway/internal/load/send"
 	"github.com/spillway/spillway/cmd/spillway/internal/load/tally"
+	"github.com/spillway/spillway/cmd/spillway/internal/load/work"
 	"github.com/spillway/spillway/cmd/spillway/internal/process"
 	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
 	"github.com/spillway/spillway/pkg/client"
 	"github.com/spillway/spillway/pkg/rpc"
-	automationv1 "github.com/spillway/spillway/proto/gen/spillway/automation/v1"
 )
 
 // Options are what a run is asked for.
@@ -53,17 +53,16 @@ type runner struct {
 	line io.Writer
 	log  *slog.Logger
 
-	sender  *sender
+	sender  *send.Sender
 	book    *tally.Book
-	workers *workers
+	workers *work.Processes
 	warm    chan string  // types of warm-up jobs that ran
-	start   atomic.Int64 // sender.base for the handlers, in Unix nanoseconds
+	start   atomic.Int64 // sender.Base for the handlers, in Unix nanoseconds
 }
 
 const (
 	// warmTimeout is how long workers may take to be connected.
 	warmTimeout = 30 * time.Second
-	callTimeout = 10 * time.Second
 	// lead is between the end of preparations and the first due job.
 	lead = 50 * time.Millisecond
 	// seedShift keeps seeds exact in JSON numbers, which have 53 bits.
@@ -89,18 +88,18 @@ func (r *runner) Run(ctx, sending context.Context) (*Report, error) {
 		return nil, fmt.Errorf("dial automation: %w", err)
 	}
 	defer automation.Close()
-	if err := register(ctx, automation, run.Flows); err != nil {
+	if err := send.Register(ctx, automation, "spillway load", run.Flows); err != nil {
 		return nil, err
 	}
-	r.sender = &sender{run: run, book: r.book, ids: ids, reasons: make(map[string]int)}
-	enqueues := enqueueAddresses(target)
+	r.sender = &send.Sender{Run: run, Book: r.book, IDs: ids}
+	enqueues := send.Addresses(target)
 	for i := range run.Flows {
 		c, err := client.Dial(enqueues[i%len(enqueues)], client.WithToken(target.Tokens.Service))
 		if err != nil {
 			return nil, fmt.Errorf("dial enqueue: %w", err)
 		}
 		defer c.Close()
-		r.sender.clients = append(r.sender.clients, c)
+		r.sender.To = append(r.sender.To, c)
 	}
 
 	pool, stopPool := context.WithCancel(context.WithoutCancel(ctx))
@@ -118,8 +117,8 @@ func (r *runner) Run(ctx, sending context.Context) (*Report, error) {
 func (r *runner) measure(ctx, sending context.Context, run plan.Run, automation *grpc.ClientConn, stopPool func() error) (*Report, error) {
 	r.begin()
 	before := measureAll(r.target())
-	r.sender.base = time.Now().Add(lead)
-	base := r.sender.base
+	r.sender.Base = time.Now().Add(lead)
+	base := r.sender.Base
 	r.start.Store(base.UnixNano())
 	background, stopBackground := context.WithCancel(ctx)
 	defer stopBackground()
@@ -136,9 +135,9 @@ func (r *runner) measure(ctx, sending context.Context, run plan.Run, automation 
 	answered := make(chan struct{})
 	calls, giveUp := context.WithCancel(ctx)
 	defer giveUp()
-	go func() { r.sender.send(sending, calls); close(answered) }()
+	go func() { r.sender.Send(sending, calls); close(answered) }()
 
-	sendingOver := sleepUntil(sending, base.Add(run.Quiet+run.For))
+	sendingOver := send.SleepUntil(sending, base.Add(run.Quiet+run.For))
 	drainFrom := time.Now()
 	drained := r.drain(ctx, answered)
 	end, drainTook := time.Since(base), time.Since(drainFrom)
@@ -146,12 +145,12 @@ func (r *runner) measure(ctx, sending context.Context, run plan.Run, automation 
 	<-answered
 
 	conditions := Conditions{
-		Seed: run.Seed, Broker: r.target().Broker.Kind, Schedulers: len(r.target().Endpoints.Scheduler), Enqueues: len(enqueueAddresses(r.target())),
+		Seed: run.Seed, Broker: r.target().Broker.Kind, Schedulers: len(r.target().Endpoints.Scheduler), Enqueues: len(send.Addresses(r.target())),
 		Cores: runtime.NumCPU(), Slots: r.opts.Slots, QuietS: seconds(run.Quiet), SendingS: seconds(drainFrom.Sub(base) - run.Quiet),
 		DrainS: seconds(drainTook), Drained: drained,
 	}
 	uses := measureUse(before, r.target())
-	ledger, trimmed, err := reconcile(ctx, r.target(), r.sender)
+	ledger, trimmed, err := account.Reconcile(ctx, r.target(), r.sender)
 	if err != nil {
 		return nil, err
 	}
@@ -175,9 +174,9 @@ func (r *runner) measure(ctx, sending context.Context, run plan.Run, automation 
 	}
 	report := &Report{
 		Phase: r.book.Phase(run.Quiet, phaseEnd, end), Quiet: r.book.Phase(0, run.Quiet, end),
-		Switch: held, Workers: pids, Ledger: ledger, Reasons: r.sender.reasons, Processes: uses, Run: conditions,
+		Switch: held, Workers: pids, Ledger: ledger, Reasons: r.sender.Reasons(), Processes: uses, Run: conditions,
 	}
-	if n := r.sender.unsent.Load(); n > 0 {
+	if n := r.sender.Unsent(); n > 0 {
 		r.log.Warn("jobs were counted as refused without being sent: too many answers were awaited", "jobs", n)
 	}
 	return report, nil
@@ -194,7 +193,7 @@ func (r *runner) drain(ctx context.Context, answered <-chan struct{}) bool {
 			}
 		default:
 		}
-		if time.Now().After(deadline) || !sleepUntil(ctx, time.Now().Add(drainEvery)) {
+		if time.Now().After(deadline) || !send.SleepUntil(ctx, time.Now().Add(drainEvery)) {
 			return false
 		}
 	}
@@ -203,22 +202,22 @@ func (r *runner) drain(ctx context.Context, answered <-chan struct{}) bool {
 // pool runs the workers, here or in processes of their own.
 func (r *runner) pool(ctx context.Context, target readyfile.File) error {
 	if r.workers == nil {
-		return runPool(ctx, r.poolConfig(target), r, r.log)
+		return work.Run(ctx, r.poolConfig(target), r, r.log)
 	}
-	r.workers.run(ctx)
+	r.workers.Run(ctx)
 	return nil
 }
 
-func (r *runner) poolConfig(target readyfile.File) poolConfig {
-	return poolConfig{
+func (r *runner) poolConfig(target readyfile.File) work.Config {
+	return work.Config{
 		Schedulers: strings.Join(target.Endpoints.Scheduler, ","), Token: target.Tokens.Worker,
-		Types: typesOf(r.opts.Flows), Slots: r.opts.Slots, Workers: sdkWorkers,
+		Types: send.Types(r.opts.Flows), Slots: r.opts.Slots, Workers: work.SDKWorkers,
 	}
 }
 
-// started is called by workers of this process and for those of others.
-func (r *runner) started(in plan.Instruction, at time.Time) {
-	run := r.sender.run
+// Started is called by workers of this process and for those of others.
+func (r *runner) Started(in plan.Instruction, at time.Time) {
+	run := r.sender.Run
 	if in.Seed == warmSeed(run) && int(in.Flow) < len(run.Flows) {
 		select {
 		case r.warm <- run.Flows[in.Flow].Type:
@@ -231,8 +230,9 @@ func (r *runner) started(in plan.Instruction, at time.Time) {
 	}
 }
 
-func (r *runner) finished(in plan.Instruction, at time.Time) {
-	if in.Seed == r.sender.run.Seed {
+// Finished is called as Started is.
+func (r *runner) Finished(in plan.Instruction, at time.Time) {
+	if in.Seed == r.sender.Run.Seed {
 		r.book.Finished(int(in.Flow), int(in.Seq))
 	}
 }
@@ -245,7 +245,7 @@ func warmSeed(run plan.Run) uint64 { return ^run.Seed }
 func (r *runner) warmUp(ctx context.Context, poolDone <-chan error) error {
 	ctx, cancel := context.WithTimeout(ctx, warmTimeout)
 	defer cancel()
-	run := r.sender.run
+	run := r.sender.Run
 	run.Seed = warmSeed(run)
 	wait := make(map[string]bool)
 	for i, f := range run.Flows {
@@ -254,7 +254,7 @@ func (r *runner) warmUp(ctx context.Context, poolDone <-chan error) error {
 		}
 		payload := run.Payload(i, 0)
 		clear(payload[24:plan.InstructionBytes]) // no work to do
-		_, err := r.sender.clients[i].Enqueue(ctx, client.Job{Source: f.Name, Tenant: run.Tenant(i, 0), Type: f.Type, Payload: payload})
+		_, err := r.sender.To[i].Enqueue(ctx, client.Job{Source: f.Name, Tenant: run.Tenant(i, 0), Type: f.Type, Payload: payload})
 		if err != nil {
 			return fmt.Errorf("first job of %s: %w", f.Name, err)
 		}
@@ -271,52 +271,6 @@ func (r *runner) warmUp(ctx context.Context, poolDone <-chan error) error {
 		}
 	}
 	return nil
-}
-
-// register makes the flows sources with the default quota if they are none.
-func register(ctx context.Context, conn grpc.ClientConnInterface, flows []plan.Flow) error {
-	sources, admin := automationv1.NewSourceServiceClient(conn), automationv1.NewSourceAdminServiceClient(conn)
-	for _, f := range flows {
-		call, cancel := context.WithTimeout(ctx, callTimeout)
-		defer cancel()
-		got, err := sources.GetSource(call, &automationv1.GetSourceRequest{Name: f.Name}, grpc.WaitForReady(true))
-		if err == nil {
-			if !slices.Contains(got.GetSource().GetTypes(), f.Type) {
-				return fmt.Errorf("source %s exists and does not declare type %s", f.Name, f.Type)
-			}
-			continue
-		}
-		if status.Code(err) == codes.NotFound {
-			_, err = admin.RegisterSource(call, &automationv1.RegisterSourceRequest{Reason: "spillway load", Source: &automationv1.Source{
-				Name: f.Name, Types: []string{f.Type}, Owner: "spillway load", Principals: []string{"*"},
-			}})
-		}
-		if err != nil {
-			return fmt.Errorf("register source %s: %w", f.Name, err)
-		}
-	}
-	return nil
-}
-
-func typesOf(flows []plan.Flow) []string {
-	var types []string
-	for _, f := range flows {
-		if !slices.Contains(types, f.Type) {
-			types = append(types, f.Type)
-		}
-	}
-	return types
-}
-
-// enqueueAddresses returns the addresses of all enqueue replicas.
-func enqueueAddresses(f readyfile.File) []string {
-	addresses := []string{f.Endpoints.Enqueue}
-	for _, replica := range f.Replicas {
-		if strings.HasPrefix(replica.Name, "enqueue") && !slices.Contains(addresses, replica.GRPC) {
-			addresses = append(addresses, replica.GRPC)
-		}
-	}
-	return addresses
 }
 
 // measureAll reads what the processes of a dev have used so far.

@@ -1,9 +1,10 @@
-package load
+package send
 
 import (
 	"context"
 	"fmt"
-	"os"
+	"io"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,13 +35,19 @@ var priorities = map[string]client.Priority{
 	"": 0, "critical": client.Critical, "high": client.High, "default": client.Default, "low": client.Low, "bulk": client.Bulk,
 }
 
-// sender sends the jobs of a run when they are due.
-type sender struct {
-	run     plan.Run
-	base    time.Time // when the run starts; schedules are relative to it
-	book    *tally.Book
-	ids     *os.File
-	clients []*client.Client // by flow: every source is a program of its own
+// Port is what jobs are sent to. The errors are those of the client SDK: client.Refused tells a definite refusal.
+type Port interface {
+	Enqueue(ctx context.Context, job client.Job) (client.Result, error)
+	EnqueueBatch(ctx context.Context, jobs []client.Job) []client.Item
+}
+
+// Sender sends the jobs of a run when they are due. The exported fields are set before Send.
+type Sender struct {
+	Run  plan.Run
+	Base time.Time // when the run starts; schedules are relative to it
+	Book *tally.Book
+	IDs  io.Writer // every id is written to it, in one piece with its line, before its job is sent
+	To   []Port    // by flow: every source is a program of its own
 
 	outstanding atomic.Int64 // bytes
 	unsent      atomic.Int64 // jobs given up because of outstandingBytes
@@ -50,32 +57,32 @@ type sender struct {
 	reasons map[string]int // why jobs were refused or unknown
 }
 
-// key is the idempotency key of a job. It follows from the plan, so that the
+// Key is the idempotency key of a job. It follows from the plan, so that the
 // ids of a finished run can be computed again.
-func (s *sender) key(i, k int) string {
-	return envelope.NewKey(s.base.Add(s.run.Schedules[i].At(k)), s.run.KeyBytes(i, k))
+func (s *Sender) Key(i, k int) string {
+	return envelope.NewKey(s.Base.Add(s.Run.Schedules[i].At(k)), s.Run.KeyBytes(i, k))
 }
 
-// send sends all flows until their schedules or sending ends, then waits for
+// Send sends all flows until their schedules or sending ends, then waits for
 // the answers. calls is the context of the calls: ending it gives up on them.
-func (s *sender) send(sending, calls context.Context) {
+func (s *Sender) Send(sending, calls context.Context) {
 	var flows sync.WaitGroup
-	for i := range s.run.Flows {
+	for i := range s.Run.Flows {
 		flows.Go(func() { s.flow(sending, calls, i) })
 	}
 	flows.Wait()
 	s.answers.Wait()
 }
 
-func (s *sender) flow(sending, calls context.Context, i int) {
-	schedule, batched := s.run.Schedules[i], s.run.Flows[i].Rate > unaryRate
+func (s *Sender) flow(sending, calls context.Context, i int) {
+	schedule, batched := s.Run.Schedules[i], s.Run.Flows[i].Rate > unaryRate
 	count := schedule.Count()
 	var next time.Duration // not before this
 	for k := 0; k < count; {
-		if !sleepUntil(sending, s.base.Add(max(schedule.At(k), next))) {
+		if !SleepUntil(sending, s.Base.Add(max(schedule.At(k), next))) {
 			return
 		}
-		now := time.Since(s.base)
+		now := time.Since(s.Base)
 		due := max(schedule.Due(now), k+1)
 		step := 1
 		if batched {
@@ -90,19 +97,19 @@ func (s *sender) flow(sending, calls context.Context, i int) {
 
 // dispatch sends jobs from to to-1 of a flow in a goroutine of their own, which
 // ends with their answer.
-func (s *sender) dispatch(calls context.Context, i, from, to int) {
+func (s *Sender) dispatch(calls context.Context, i, from, to int) {
 	jobs := make([]client.Job, 0, to-from)
 	lines := make([]byte, 0, (to-from)*(36+80))
 	size := int64(0)
 	for k := from; k < to; k++ {
 		job := client.Job{
-			Source: s.run.Flows[i].Name, Tenant: s.run.Tenant(i, k), Type: s.run.Flows[i].Type,
-			Priority: priorities[s.run.Flows[i].Priority], Payload: s.run.Payload(i, k), Key: s.key(i, k),
+			Source: s.Run.Flows[i].Name, Tenant: s.Run.Tenant(i, k), Type: s.Run.Flows[i].Type,
+			Priority: priorities[s.Run.Flows[i].Priority], Payload: s.Run.Payload(i, k), Key: s.Key(i, k),
 		}
 		jobs = append(jobs, job)
 		lines = fmt.Appendf(lines, "%s %s %d\n", job.Key, job.Source, k)
 		size += int64(len(job.Payload))
-		s.book.Sent(i, k)
+		s.Book.Sent(i, k)
 	}
 	if s.outstanding.Add(size) > outstandingBytes {
 		s.outstanding.Add(-size)
@@ -110,7 +117,7 @@ func (s *sender) dispatch(calls context.Context, i, from, to int) {
 		s.refuse(i, from, to, "not sent: too many answers are awaited")
 		return
 	}
-	if _, err := s.ids.Write(lines); err != nil {
+	if _, err := s.IDs.Write(lines); err != nil {
 		s.outstanding.Add(-size)
 		s.refuse(i, from, to, "not sent: "+err.Error())
 		return
@@ -120,17 +127,17 @@ func (s *sender) dispatch(calls context.Context, i, from, to int) {
 		ctx, cancel := context.WithTimeout(calls, answerTimeout)
 		defer cancel()
 		if len(jobs) == 1 {
-			_, err := s.clients[i].Enqueue(ctx, jobs[0])
+			_, err := s.To[i].Enqueue(ctx, jobs[0])
 			s.answered(i, from, err)
 			return
 		}
-		for n, item := range s.clients[i].EnqueueBatch(ctx, jobs) {
+		for n, item := range s.To[i].EnqueueBatch(ctx, jobs) {
 			s.answered(i, from+n, item.Err)
 		}
 	})
 }
 
-func (s *sender) answered(i, k int, err error) {
+func (s *Sender) answered(i, k int, err error) {
 	answer := tally.Accepted
 	if err != nil {
 		answer = tally.Unknown
@@ -139,34 +146,47 @@ func (s *sender) answered(i, k int, err error) {
 		}
 		s.note(err)
 	}
-	s.book.Answered(i, k, time.Since(s.base), answer)
+	s.Book.Answered(i, k, time.Since(s.Base), answer)
 }
 
-func (s *sender) refuse(i, from, to int, why string) {
+func (s *Sender) refuse(i, from, to int, why string) {
 	for k := from; k < to; k++ {
 		s.note(fmt.Errorf("%s", why))
-		s.book.Answered(i, k, time.Since(s.base), tally.Refused)
+		s.Book.Answered(i, k, time.Since(s.Base), tally.Refused)
 	}
 }
 
 // maxReasons bounds the reasons that are kept apart.
 const maxReasons = 50
 
-func (s *sender) note(err error) {
+func (s *Sender) note(err error) {
 	reason := client.Reason(err)
 	if reason == "" {
 		reason = err.Error()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.reasons == nil {
+		s.reasons = make(map[string]int)
+	}
 	if _, known := s.reasons[reason]; !known && len(s.reasons) >= maxReasons {
 		reason = "other reasons"
 	}
 	s.reasons[reason]++
 }
 
-// sleepUntil waits for a time and reports whether ctx was still alive then.
-func sleepUntil(ctx context.Context, t time.Time) bool {
+// Reasons are why jobs were refused or their fate is unknown, with how many.
+func (s *Sender) Reasons() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.reasons)
+}
+
+// Unsent is how many jobs were counted as refused without being sent, because too many answers were awaited.
+func (s *Sender) Unsent() int64 { return s.unsent.Load() }
+
+// SleepUntil waits for a time and reports whether ctx was still alive then.
+func SleepUntil(ctx context.Context, t time.Time) bool {
 	d := time.Until(t)
 	if d <= 0 {
 		return ctx.Err() == nil

@@ -1,4 +1,5 @@
-package load
+// Package account closes the account of a run: it looks the generator's own ids up in the logs, once all is over.
+package account
 
 import (
 	"context"
@@ -7,6 +8,7 @@ import (
 
 	"github.com/spillway/spillway/cmd/spillway/internal/census"
 	"github.com/spillway/spillway/cmd/spillway/internal/connect"
+	"github.com/spillway/spillway/cmd/spillway/internal/load/send"
 	"github.com/spillway/spillway/cmd/spillway/internal/load/tally"
 	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
 	"github.com/spillway/spillway/pkg/config"
@@ -27,8 +29,8 @@ const (
 	reconcileTimeout = 2 * time.Minute
 )
 
-// reconcile looks the ids of a run up in the logs.
-func reconcile(ctx context.Context, target readyfile.File, s *sender) (ledger tally.Ledger, trimmed bool, err error) {
+// Reconcile looks the ids of a run up in the logs.
+func Reconcile(ctx context.Context, target readyfile.File, s *send.Sender) (ledger tally.Ledger, trimmed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, reconcileTimeout)
 	defer cancel()
 	client, err := connect.Reach(ctx, connect.Of(target.Broker), "load")
@@ -49,25 +51,25 @@ func reconcile(ctx context.Context, target readyfile.File, s *sender) (ledger ta
 	}
 
 	own := make(map[envelope.JobID]bool)
-	byName := make([][]envelope.JobID, len(s.run.Flows))
-	s.book.Each(func(f tally.Fate) {
-		source := s.run.Flows[f.Flow].Name
+	byName := make([][]envelope.JobID, len(s.Run.Flows))
+	s.Book.Each(func(f tally.Fate) {
+		source := s.Run.Flows[f.Flow].Name
 		if byName[f.Flow] == nil {
-			byName[f.Flow] = make([]envelope.JobID, s.run.Schedules[f.Flow].Count())
+			byName[f.Flow] = make([]envelope.JobID, s.Run.Schedules[f.Flow].Count())
 		}
-		j := envelope.KeyedJobID(source, s.key(f.Flow, f.Seq), envelope.Shard(source, shards))
+		j := envelope.KeyedJobID(source, s.Key(f.Flow, f.Seq), envelope.Shard(source, shards))
 		byName[f.Flow][f.Seq], own[j] = j, true
 	})
 	id := func(f tally.Fate) envelope.JobID { return byName[f.Flow][f.Seq] }
 	c := census.New(census.Config{
-		Client: client, Topics: topics, From: s.base.Add(-clockSkew), MACKey: macKey,
+		Client: client, Topics: topics, From: s.Base.Add(-clockSkew), MACKey: macKey,
 		Only: func(j envelope.JobID) bool { return own[j] },
 	})
-	if err := settleUntil(ctx, c, func() bool { return missing(s.book, c, id) == 0 }); err != nil {
+	if err := settleUntil(ctx, c, func() bool { return missing(s.Book, c, id) == 0 }); err != nil {
 		return ledger, false, err
 	}
 	trimmed = c.Trimmed()
-	if left := missing(s.book, c, id); left > 0 || s.book.Open() > 0 {
+	if left := missing(s.Book, c, id); left > 0 || s.Book.Open() > 0 {
 		if err := c.Homes(ctx); err != nil {
 			return ledger, false, err
 		}
@@ -75,7 +77,7 @@ func reconcile(ctx context.Context, target readyfile.File, s *sender) (ledger ta
 			return ledger, false, err
 		}
 	}
-	return s.book.Ledger(func(f tally.Fate) tally.Outcome {
+	return s.Book.Ledger(func(f tally.Fate) tally.Outcome {
 		place := c.Place(id(f))
 		if trimmed && f.Finished && !place.Settled() {
 			place = census.Succeeded
@@ -109,7 +111,7 @@ func settleUntil(ctx context.Context, c *census.Census, all func() bool) error {
 		if err := c.Outcomes(ctx); err != nil {
 			return err
 		}
-		if all() || c.Trimmed() || !sleepUntil(ctx, time.Now().Add(settleEvery)) || time.Now().After(deadline) {
+		if all() || c.Trimmed() || !send.SleepUntil(ctx, time.Now().Add(settleEvery)) || time.Now().After(deadline) {
 			return ctx.Err()
 		}
 	}

@@ -1,4 +1,4 @@
-package load
+package work
 
 import (
 	"context"
@@ -12,35 +12,37 @@ import (
 	"github.com/spillway/spillway/pkg/worker"
 )
 
-// sdkWorkers is how many SDK workers the slots are divided over within one
+// SDKWorkers is how many SDK workers the slots are divided over within one
 // process: a deployment has several, each with streams of its own.
-const sdkWorkers = 4
+const SDKWorkers = 4
 
-// leave is how long a worker waits for running jobs when the run is over: what
+// Leave is how long a worker waits for running jobs when the run is over: what
 // still runs by then hangs, and its time was counted already.
-const leave = time.Second
+const Leave = time.Second
 
-// poolConfig is what a pool of workers needs. It is also what a worker process
+// Config is what a pool of workers needs. It is also what a worker process
 // is told.
-type poolConfig struct {
+type Config struct {
 	Schedulers string   `json:"schedulers"`
 	Token      string   `json:"token"`
 	Types      []string `json:"types"`
 	// Slots are divided over Workers SDK workers, as evenly as they can be.
 	Slots   int `json:"slots"`
 	Workers int `json:"workers"`
+	// After, if set, is the last thing that a handler does for a job. A worker process has none.
+	After func(ctx context.Context, job *worker.Job, in plan.Instruction) error `json:"-"`
 }
 
-// events is told of handlers.
-type events interface {
-	// started is called before a handler acts, finished when it has done its
+// Events is told of handlers.
+type Events interface {
+	// Started is called before a handler acts, Finished when it has done its
 	// job. at is the wall clock.
-	started(in plan.Instruction, at time.Time)
-	finished(in plan.Instruction, at time.Time)
+	Started(in plan.Instruction, at time.Time)
+	Finished(in plan.Instruction, at time.Time)
 }
 
-// runPool runs SDK workers until ctx ends or one of them fails.
-func runPool(ctx context.Context, cfg poolConfig, to events, log *slog.Logger) error {
+// Run runs SDK workers until ctx ends or one of them fails.
+func Run(ctx context.Context, cfg Config, to Events, log *slog.Logger) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var all sync.WaitGroup
@@ -54,13 +56,13 @@ func runPool(ctx context.Context, cfg poolConfig, to events, log *slog.Logger) e
 			continue
 		}
 		w, err := worker.New(worker.Config{
-			Schedulers: cfg.Schedulers, Concurrency: slots, Token: cfg.Token, Version: "spillway load", Drain: leave, Log: log,
+			Schedulers: cfg.Schedulers, Concurrency: slots, Token: cfg.Token, Version: "spillway load", Drain: Leave, Log: log,
 		})
 		if err != nil {
 			return fmt.Errorf("worker: %w", err)
 		}
 		for _, t := range cfg.Types {
-			w.Handle(t, handler(to))
+			w.Handle(t, handler(to, cfg.After))
 		}
 		all.Go(func() {
 			if errs[n] = w.Run(ctx); errs[n] != nil {
@@ -73,13 +75,13 @@ func runPool(ctx context.Context, cfg poolConfig, to events, log *slog.Logger) e
 }
 
 // handler does what a job's payload says: it takes the time.
-func handler(to events) worker.Handler {
+func handler(to Events, after func(context.Context, *worker.Job, plan.Instruction) error) worker.Handler {
 	return func(ctx context.Context, job *worker.Job) error {
 		in, err := plan.ParsePayload(job.Payload)
 		if err != nil {
 			return worker.Permanent(err)
 		}
-		to.started(in, time.Now())
+		to.Started(in, time.Now())
 		if in.Work > 0 {
 			timer := time.NewTimer(in.Work)
 			defer timer.Stop()
@@ -89,7 +91,12 @@ func handler(to events) worker.Handler {
 			case <-timer.C:
 			}
 		}
-		to.finished(in, time.Now())
+		if after != nil {
+			if err := after(ctx, job, in); err != nil {
+				return err
+			}
+		}
+		to.Finished(in, time.Now())
 		return nil
 	}
 }
