@@ -42,7 +42,10 @@ func (r Reporter) write(kind uint8, in plan.Instruction, at time.Time) {
 	}
 }
 
-func (r Reporter) Started(in plan.Instruction, at time.Time)  { r.write(frameStarted, in, at) }
+// Started is Events.Started.
+func (r Reporter) Started(in plan.Instruction, at time.Time) { r.write(frameStarted, in, at) }
+
+// Finished is Events.Finished.
 func (r Reporter) Finished(in plan.Instruction, at time.Time) { r.write(frameFinished, in, at) }
 
 // ReadFrames passes on what a worker process reports until it ends.
