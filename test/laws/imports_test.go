@@ -105,6 +105,7 @@ var pkgEdges = map[string][]string{
 	"pkg/rpc/rpctest":             {"pkg/rpc"},
 	"pkg/share":                   {},
 	"pkg/status":                  {"pkg/kafka", "pkg/envelope"},
+	"pkg/subscriber":              {},
 	"pkg/telemetry":               {},
 	"pkg/telemetry/export":        {"pkg/telemetry"},
 	"pkg/worker":                  {"pkg/client", "pkg/envelope", "pkg/rpc", "pkg/share", "pkg/telemetry", "pkg/lifecycle"},
@@ -143,6 +144,8 @@ var homes = []struct {
 	{"github.com/spf13/", []string{"cmd"}, false, "only commands parse flags"},
 	{"github.com/golang-jwt/", []string{"pkg/rpc"}, true, "tokens are made and judged in one place"},
 	{"buf.build/go/protovalidate", []string{"pkg/rpc"}, true, "requests are validated in the interceptor"},
+	{"github.com/gobwas/", []string{"services/notifier/internal/deliver"}, false, "one package owns the sockets, so that their codec can be exchanged"},
+	{"github.com/coder/websocket", []string{"pkg/subscriber", "cmd", "test"}, true, "clients of the notifier use pkg/subscriber"},
 	{"pgregory.net/rapid", nil, true, "a test's library"},
 	{"go.uber.org/goleak", nil, true, "a test's library"},
 }
@@ -164,7 +167,7 @@ func TestThirdPartiesHaveTheirHomes(t *testing.T) {
 
 // serviceParties are the third-party imports that services may have, beside the
 // homes above.
-var serviceParties = []string{"google.golang.org/grpc", "google.golang.org/protobuf", "google.golang.org/genproto", "go.opentelemetry.io/otel", "golang.org/x/sync"}
+var serviceParties = []string{"google.golang.org/grpc", "google.golang.org/protobuf", "google.golang.org/genproto", "go.opentelemetry.io/otel", "golang.org/x/sync", "github.com/gobwas/ws"}
 
 func TestThirdPartiesOfServices(t *testing.T) {
 	for _, s := range product(t) {
