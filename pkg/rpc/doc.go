@@ -21,6 +21,13 @@
 //
 //	trace → contain → deadline → authorise → validate → handler
 //
+// # Two kinds of token
+//
+// Both are JWTs of one issuer under one set of rules: Verify judges those of
+// services and people, which have roles, Subscriber those of a notifier's
+// clients, which have a tenant and channels, no roles and ten minutes at most.
+// Neither passes for the other.
+//
 // The service's refusals are made from Error; this package turns everything
 // that is not one into INTERNAL with a request id, logged here once.
 package rpc

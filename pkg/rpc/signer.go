@@ -104,6 +104,11 @@ func (s *Signer) Sign(c Claims, now time.Time) (string, error) {
 	if c.Types != nil {
 		claims["types"] = c.Types
 	}
+	return s.sign(claims)
+}
+
+// sign is the form of every token.
+func (s *Signer) sign(claims jwt.MapClaims) (string, error) {
 	token := jwt.NewWithClaims(jwt.SigningMethodEdDSA, claims)
 	token.Header["typ"] = tokenType
 	token.Header["kid"] = keyID(s.Public())

@@ -59,13 +59,25 @@ type Verifier struct {
 	verified map[[sha256.Size]byte]verified
 }
 
+// kind is what a token is for. A token of one kind is never one of the other:
+// roles make a service token, and a subscriber token must have none.
+type kind string
+
+const (
+	service    kind = "service"
+	subscriber kind = "subscriber"
+)
+
 // verified is a token whose signature and claims were good; only its times,
 // its issuer and the keys can make it bad later. Keys that change empty the
 // map.
 type verified struct {
-	caller Caller
-	issuer string
-	from   time.Time // nbf, zero when absent
+	kind       kind
+	caller     Caller     // of a service token
+	subscriber Subscriber // of a subscriber token
+	issuer     string
+	from       time.Time // nbf, zero when absent
+	expires    time.Time
 }
 
 // NewVerifier reads the JWKS file (SPILLWAY_TOKEN_KEYS), which must be sound at
@@ -86,34 +98,42 @@ func NewVerifier(file string, issuer func() string, now time.Time) (*Verifier, e
 	return v, nil
 }
 
-// Verify judges a token: ErrToken when it is not acceptable, ErrNotReady when
-// that cannot be told now.
+// Verify judges a service token: ErrToken when it is not acceptable,
+// ErrNotReady when that cannot be told now.
 func (v *Verifier) Verify(token string, now time.Time) (Caller, error) {
+	known, err := v.verify(token, service, now)
+	return known.caller, err
+}
+
+// verify is the one way of every token.
+func (v *Verifier) verify(token string, want kind, now time.Time) (verified, error) {
 	if len(token) > maxToken {
-		return Caller{}, refuse("%d bytes long", len(token))
+		return verified{}, refuse("%d bytes long", len(token))
 	}
 	issuer := v.issuer()
 	if issuer == "" {
-		return Caller{}, fmt.Errorf("%w: cluster id is not known", ErrNotReady)
+		return verified{}, fmt.Errorf("%w: cluster id is not known", ErrNotReady)
 	}
 	id := sha256.Sum256([]byte(token))
 	keys, known, err := v.look(id, now)
 	if err != nil {
-		return Caller{}, err
+		return verified{}, err
 	}
 	if known.issuer != issuer {
-		if known, err = v.judge(token, issuer, keys, now); err != nil {
-			return Caller{}, err
+		if known, err = v.judge(token, issuer, want, keys, now); err != nil {
+			return verified{}, err
 		}
 		v.remember(id, known)
 	}
-	if !known.from.IsZero() && now.Add(leeway).Before(known.from) {
-		return Caller{}, refuse("not valid yet")
+	switch {
+	case known.kind != want:
+		return verified{}, refuse("a %s token", known.kind)
+	case !known.from.IsZero() && now.Add(leeway).Before(known.from):
+		return verified{}, refuse("not valid yet")
+	case !now.Before(known.expires.Add(leeway)):
+		return verified{}, refuse("expired")
 	}
-	if !now.Before(known.caller.Expires.Add(leeway)) {
-		return Caller{}, refuse("expired")
-	}
-	return known.caller, nil
+	return known, nil
 }
 
 // look returns the current keys and what is known of a token, and reads the
@@ -166,11 +186,14 @@ type tokenClaims struct {
 	Roles   []string `json:"roles"`
 	Sources []string `json:"sources"`
 	Types   []string `json:"types"`
+
+	Tenant   string   `json:"tid"`
+	Channels []string `json:"ch"`
 }
 
 // judge checks everything of a token that does not change with time, and the
 // signature last of what costs.
-func (v *Verifier) judge(token, issuer string, keys map[string]ed25519.PublicKey, now time.Time) (verified, error) {
+func (v *Verifier) judge(token, issuer string, want kind, keys map[string]ed25519.PublicKey, now time.Time) (verified, error) {
 	var claims tokenClaims
 	parsed, err := v.parser.ParseWithClaims(token, &claims, func(t *jwt.Token) (any, error) {
 		if err := checkHeader(t.Header); err != nil {
@@ -197,25 +220,33 @@ func (v *Verifier) judge(token, issuer string, keys map[string]ed25519.PublicKey
 		return verified{}, refuse("issued in the future")
 	case claims.Subject == "" || len(claims.Subject) > maxName:
 		return verified{}, refuse("sub of %d bytes", len(claims.Subject))
-	case len(claims.Roles) == 0 || len(claims.Roles) > maxNames:
-		return verified{}, refuse("%d roles", len(claims.Roles))
 	}
-	for _, pattern := range slices.Concat(claims.Sources, claims.Types) {
-		if !isPattern(pattern) {
-			return verified{}, refuse("pattern %.64q", pattern)
-		}
-	}
-	if len(claims.Sources) > maxNames || len(claims.Types) > maxNames {
-		return verified{}, refuse("more than %d patterns", maxNames)
-	}
-	known := verified{issuer: issuer, caller: Caller{
-		Subject: claims.Subject, Roles: claims.Roles, Sources: claims.Sources, Types: claims.Types,
-		Expires: claims.ExpiresAt.Time,
-	}}
+	known := verified{kind: want, issuer: issuer, expires: claims.ExpiresAt.Time}
 	if claims.NotBefore != nil {
 		known.from = claims.NotBefore.Time
 	}
-	return known, nil
+	if want == subscriber {
+		known.subscriber, err = claims.subscriber()
+	} else {
+		known.caller, err = claims.caller()
+	}
+	return known, err
+}
+
+// caller checks the claims of a service token.
+func (c tokenClaims) caller() (Caller, error) {
+	if len(c.Roles) == 0 || len(c.Roles) > maxNames {
+		return Caller{}, refuse("%d roles", len(c.Roles))
+	}
+	for _, pattern := range slices.Concat(c.Sources, c.Types) {
+		if !isPattern(pattern) {
+			return Caller{}, refuse("pattern %.64q", pattern)
+		}
+	}
+	if len(c.Sources) > maxNames || len(c.Types) > maxNames {
+		return Caller{}, refuse("more than %d patterns", maxNames)
+	}
+	return Caller{Subject: c.Subject, Roles: c.Roles, Sources: c.Sources, Types: c.Types, Expires: c.ExpiresAt.Time}, nil
 }
 
 // checkHeader refuses what RFC 8725 warns of: keys that the token brings or
