@@ -69,7 +69,8 @@ func Load(environ []string, configs ...any) error {
 
 // Foreign are our variables that are read elsewhere: by the command line tool, which may start a service in the same environment.
 var Foreign = []string{
-	"SPILLWAY_ENQUEUE_ADDRESS", "SPILLWAY_SCHEDULER_ADDRESS", "SPILLWAY_NOTIFIER_ADDRESS", "SPILLWAY_AUTOMATION_ADDRESS", "SPILLWAY_TOKEN_FILE",
+	"SPILLWAY_ENQUEUE_ADDRESS", "SPILLWAY_SCHEDULER_ADDRESS", "SPILLWAY_NOTIFIER_ADDRESS", "SPILLWAY_NOTIFIER_WEBSOCKET",
+	"SPILLWAY_AUTOMATION_ADDRESS", "SPILLWAY_TOKEN_FILE",
 }
 
 // Doc lists the settings of the configs in the order of their fields.

@@ -19,7 +19,7 @@ import (
 	"github.com/spillway/spillway/pkg/kafka"
 )
 
-// maxReplicas bounds --schedulers and --enqueues: more than shards of the
+// maxReplicas bounds --schedulers, --enqueues and --notifiers: more than shards of the
 // embedded broker have nothing to do.
 const maxReplicas = 8
 
@@ -45,10 +45,12 @@ SPILLWAY_KAFKA_TLS, _CA_FILE, _SASL, _USER and _PASSWORD_FILE.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
-			case opts.PortBase != 0 && (opts.PortBase < 1024 || opts.PortBase > 65535-automationPort-spacing):
-				return exit.Errorf(exit.Usage, "--port-base: want 0 or a port from 1024 to %d", 65535-automationPort-spacing)
+			case opts.PortBase != 0 && (opts.PortBase < 1024 || opts.PortBase > maxPort-pagesPort):
+				return exit.Errorf(exit.Usage, "--port-base: want 0 or a port from 1024 to %d", maxPort-pagesPort)
 			case opts.Schedulers < 1 || opts.Schedulers > maxReplicas, opts.Enqueues < 1 || opts.Enqueues > maxReplicas:
 				return exit.Errorf(exit.Usage, "--schedulers, --enqueues: want 1 to %d", maxReplicas)
+			case opts.Notifiers < 0 || opts.Notifiers > maxReplicas:
+				return exit.Errorf(exit.Usage, "--notifiers: want 0 to %d", maxReplicas)
 			case new(slog.Level).UnmarshalText([]byte(opts.LogLevel)) != nil:
 				return exit.Errorf(exit.Usage, "--log-level: want DEBUG, INFO, WARN or ERROR")
 			}
@@ -69,13 +71,14 @@ SPILLWAY_KAFKA_TLS, _CA_FILE, _SASL, _USER and _PASSWORD_FILE.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&opts.DataDir, "data-dir", "", "where logs, keys and dev.json are (default <user cache dir>/spillway/dev)")
-	f.IntVar(&opts.PortBase, "port-base", 7400, "first port: enqueue +0, scheduler +10, automation +30, each one's admin port +1; 0: free ports")
+	f.IntVar(&opts.PortBase, "port-base", 7400, "first port: enqueue +0, scheduler +10, notifier +20, automation +30, each one's admin port +1, websockets +22, pages +80; 0: free ports")
 	f.StringVar(&opts.ReadyFile, "ready-file", "", "also write dev.json here when everything is ready")
 	f.StringVar(&opts.LogLevel, "log-level", "INFO", "what the services tell at least: DEBUG, INFO, WARN or ERROR")
 	f.StringVar(&brokers, "kafka", "", "use this Kafka cluster, host:port,… (default: the embedded broker)")
 	f.StringVar(&opts.Prefix, "prefix", "", "prefix of the topics' names in that cluster (default "+kafka.DefaultPrefix+")")
 	f.IntVar(&opts.Schedulers, "schedulers", 1, "scheduler replicas")
 	f.IntVar(&opts.Enqueues, "enqueues", 1, "enqueue replicas")
+	f.IntVar(&opts.Notifiers, "notifiers", 0, "notifier replicas, 0 for none")
 	return cmd
 }
 

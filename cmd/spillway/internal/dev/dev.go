@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -50,6 +51,8 @@ type Dev struct {
 	children   []child // in the order of their start
 	running    sync.WaitGroup
 	renewal    context.CancelFunc
+	pages      net.Listener            // of the pages for people, which this process serves itself
+	pagesStop  context.CancelFunc      // nil while they are not served
 	abort      context.CancelCauseFunc // of the start
 
 	mu    sync.Mutex
@@ -107,6 +110,9 @@ func (d *Dev) start(ctx context.Context, ports reservation) error {
 	if err != nil {
 		return err
 	}
+	if err := d.openPages(&ports); err != nil {
+		return err
+	}
 	if d.keys, err = openKeys(d.opts.DataDir); err != nil {
 		return err
 	}
@@ -130,6 +136,9 @@ func (d *Dev) start(ctx context.Context, ports reservation) error {
 		if err := awaitReady(ctx, s); err != nil {
 			return err
 		}
+	}
+	if err := d.servePages(cluster); err != nil {
+		return err
 	}
 	d.mu.Lock()
 	d.ready = true
@@ -164,12 +173,20 @@ func (d *Dev) spec(s service) process.Spec {
 		"SPILLWAY_LOG_LEVEL=" + d.opts.LogLevel,
 	}
 	env = append(env, connect.Of(d.file.Broker).Environ()...)
-	if s.kind == "enqueue" {
+	switch s.kind {
+	case enqueueKind:
 		// Local mode: unknown sources are registered for whoever asks.
 		env = append(env, "SPILLWAY_ENQUEUE_REGISTER="+d.file.Endpoints.Automation, "SPILLWAY_ENQUEUE_REGISTER_TOKEN_FILE="+d.keys.tokenFile("operator"))
-	}
-	if every := os.Getenv(trimEvery); every != "" && s.kind == "scheduler" {
-		env = append(env, trimEvery+"="+every)
+	case notifierKind:
+		env = append(env,
+			"SPILLWAY_NOTIFIER_LISTEN="+s.web,
+			"SPILLWAY_NOTIFIER_ORIGINS="+strings.Join(d.origins(), ","),
+			"SPILLWAY_NOTIFIER_SCHEDULERS="+strings.Join(d.file.Endpoints.Scheduler, ","),
+			"SPILLWAY_NOTIFIER_WORKER_TOKEN_FILE="+d.keys.tokenFile("worker"))
+	case schedulerKind:
+		if every := os.Getenv(trimEvery); every != "" {
+			env = append(env, trimEvery+"="+every)
+		}
 	}
 	return process.Spec{
 		Name: s.name, Args: []string{"serve", s.kind, "--until-stdin-closes"}, Env: env,
@@ -180,20 +197,29 @@ func (d *Dev) spec(s service) process.Spec {
 // describe fills in the ready file's addresses.
 func (d *Dev) describe(services []service) {
 	f := &d.file
+	f.Endpoints.Pages = "http://" + d.pages.Addr().String()
 	for _, s := range services {
 		admin := "http://" + s.admin
 		switch s.kind {
-		case "enqueue":
+		case enqueueKind:
 			if f.Endpoints.Enqueue == "" {
 				f.Endpoints.Enqueue, f.Admin.Enqueue = s.grpc, admin
 			}
-		case "scheduler":
+		case schedulerKind:
 			f.Endpoints.Scheduler = append(f.Endpoints.Scheduler, s.grpc)
 			f.Admin.Scheduler = append(f.Admin.Scheduler, admin)
-		case "automation":
+		case notifierKind:
+			if f.Endpoints.Notifier == "" {
+				f.Endpoints.Notifier, f.Endpoints.Websocket, f.Admin.Notifier = s.grpc, readyfile.Websocket(s.web), admin
+			}
+		case automationKind:
 			f.Endpoints.Automation, f.Admin.Automation = s.grpc, admin
 		}
-		f.Replicas = append(f.Replicas, readyfile.Replica{Name: s.name, GRPC: s.grpc, Admin: admin})
+		r := readyfile.Replica{Name: s.name, GRPC: s.grpc, Admin: admin}
+		if s.web != "" {
+			r.Websocket = readyfile.Websocket(s.web)
+		}
+		f.Replicas = append(f.Replicas, r)
 	}
 }
 
@@ -258,32 +284,6 @@ func (d *Dev) write() error {
 	return err
 }
 
-// renewTokens signs again before tokens expire, until Stop.
-func (d *Dev) renewTokens(cluster string) {
-	ctx, cancel := context.WithCancel(context.Background())
-	d.renewal = cancel
-	d.running.Go(func() {
-		tick := time.NewTicker(tokenRenewal)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case now := <-tick.C:
-				tokens, err := d.keys.tokens(cluster, now)
-				if err != nil {
-					d.log.Error("tokens", "error", err.Error())
-					continue
-				}
-				d.mu.Lock()
-				d.file.Tokens = tokens
-				d.mu.Unlock()
-				d.changed()
-			}
-		}
-	})
-}
-
 // Stop stops everything in order, the broker last, and gives the data directory
 // back. It returns when all processes have gone.
 func (d *Dev) Stop() {
@@ -294,6 +294,7 @@ func (d *Dev) Stop() {
 	if d.renewal != nil {
 		d.renewal()
 	}
+	d.closePages()
 	d.running.Wait()
 	d.removeFiles()
 	for _, c := range slices.Backward(children) {
@@ -320,7 +321,11 @@ func (d *Dev) removeFiles() {
 func (d *Dev) Summary() string {
 	f := d.File()
 	var b strings.Builder
-	fmt.Fprintf(&b, "  enqueue     %s\n  scheduler   %s\n  automation  %s\n", f.Endpoints.Enqueue, strings.Join(f.Endpoints.Scheduler, " "), f.Endpoints.Automation)
+	fmt.Fprintf(&b, "  enqueue     %s\n  scheduler   %s\n", f.Endpoints.Enqueue, strings.Join(f.Endpoints.Scheduler, " "))
+	if f.Endpoints.Notifier != "" {
+		fmt.Fprintf(&b, "  notifier    %s (sockets %s)\n", f.Endpoints.Notifier, f.Endpoints.Websocket)
+	}
+	fmt.Fprintf(&b, "  automation  %s\n  pages       %s\n", f.Endpoints.Automation, f.Endpoints.Pages)
 	if f.Broker.Kind == readyfile.Kafka {
 		fmt.Fprintf(&b, "  log         %s (topics %s…, %s)\n", f.Broker.Address, f.Prefix, d.durability)
 	}

@@ -3,10 +3,12 @@ package dev
 import (
 	"context"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/spillway/spillway/cmd/spillway/internal/exit"
+	"github.com/spillway/spillway/pkg/rpc"
 )
 
 // counter gives out the ports that are asked for, and 50000, 50001 … as free
@@ -23,25 +25,36 @@ func counter() func(int) (int, error) {
 }
 
 func TestPortsOfTheContract(t *testing.T) {
-	list, err := Options{PortBase: 7400, Schedulers: 6, Enqueues: 2}.services(counter())
+	list, err := Options{PortBase: 7400, Schedulers: 6, Enqueues: 2, Notifiers: 4}.services(counter())
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := make(map[string][2]string)
+	got := make(map[string][3]string)
+	var order []string
 	for _, s := range list {
-		got[s.name] = [2]string{s.grpc, s.admin}
+		got[s.name] = [3]string{s.grpc, s.admin, s.web}
+		if len(order) == 0 || order[len(order)-1] != s.kind {
+			order = append(order, s.kind)
+		}
 	}
-	for name, want := range map[string][2]string{
+	for name, want := range map[string][3]string{
 		"enqueue-0":   {"127.0.0.1:7400", "127.0.0.1:7401"},
 		"enqueue-1":   {"127.0.0.1:7402", "127.0.0.1:7403"},
 		"scheduler-0": {"127.0.0.1:7410", "127.0.0.1:7411"},
 		"scheduler-4": {"127.0.0.1:7418", "127.0.0.1:7419"},
 		"scheduler-5": {"127.0.0.1:50000", "127.0.0.1:50001"}, // no room below the next service
+		"notifier-0":  {"127.0.0.1:7420", "127.0.0.1:7421", "127.0.0.1:7422"},
+		"notifier-2":  {"127.0.0.1:7426", "127.0.0.1:7427", "127.0.0.1:7428"},
+		"notifier-3":  {"127.0.0.1:50002", "127.0.0.1:50003", "127.0.0.1:50004"},
 		"automation":  {"127.0.0.1:7430", "127.0.0.1:7431"},
 	} {
 		if got[name] != want {
 			t.Errorf("%s listens on %v, want %v", name, got[name], want)
 		}
+	}
+	// They stop the other way round: notifiers, which run jobs, before what hands these out.
+	if want := []string{automationKind, schedulerKind, notifierKind, enqueueKind}; !slices.Equal(order, want) {
+		t.Errorf("started in the order %v, want %v", order, want)
 	}
 	list, err = Options{PortBase: 0, Schedulers: 1, Enqueues: 1}.services(counter())
 	if err != nil || len(list) != 3 || list[2].name != "enqueue" || list[2].grpc != "127.0.0.1:50004" {
@@ -104,5 +117,38 @@ func TestPortsOfAKilledDevAreWaitedFor(t *testing.T) {
 	defer next.release()
 	if got, err := next.take(port); err != nil || got != port {
 		t.Errorf("port %d, %v", got, err)
+	}
+}
+
+// TestTokensAreSignedAgain: the subscriber's every five minutes, by the clock on the wall, and all of them when half of their life is over.
+func TestTokensAreSignedAgain(t *testing.T) {
+	k, err := openKeys(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	d := &Dev{keys: k}
+	if d.file.Tokens, err = k.tokens("cluster", began); err != nil {
+		t.Fatal(err)
+	}
+	first, signed := d.file.Tokens, renewals{all: began, subscriber: began}
+	for _, step := range []struct {
+		after                   time.Duration
+		any, subscriber, others bool
+	}{
+		{after: subscriberRenewal - time.Second},
+		{after: subscriberRenewal, any: true, subscriber: true},
+		{after: subscriberRenewal + time.Second},
+		{after: tokenRenewal, any: true, subscriber: true, others: true},
+	} {
+		before := d.file.Tokens
+		changed, err := d.renew("cluster", &signed, began.Add(step.after))
+		now := d.file.Tokens
+		if err != nil || changed != step.any || (now.Subscriber != before.Subscriber) != step.subscriber || (now.Operator != first.Operator) != step.others {
+			t.Errorf("after %v: changed %v, %v", step.after, changed, err)
+		}
+		if token, err := rpc.ReadTokenFile(k.tokenFile(subscriberName)); err != nil || token != now.Subscriber {
+			t.Errorf("after %v the file has another token, %v", step.after, err)
+		}
 	}
 }

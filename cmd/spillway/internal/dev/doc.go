@@ -3,7 +3,7 @@
 //
 //	lock the data directory ─▶ broker ─▶ install ─▶ services ─▶ ready file
 //	                                                   │
-//	Stop: enqueue ─▶ schedulers ─▶ automation ─▶ broker ◀──┘ (each in order, with time to drain)
+//	Stop: enqueue ─▶ notifiers ─▶ schedulers ─▶ automation ─▶ broker ◀──┘ (each in order, with time to drain)
 //
 // dev holds no state but the data directory, takes part in no request and may
 // be killed: its children end when its pipes close, and the next start finds

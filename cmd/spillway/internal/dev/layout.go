@@ -19,8 +19,9 @@ type Options struct {
 	DataDir string
 	// PortBase is the first port; 0: free ports.
 	PortBase int
-	// Schedulers and Enqueues are how many replicas to start, at least 1.
-	Schedulers, Enqueues int
+	// Schedulers and Enqueues are how many replicas to start, at least 1;
+	// Notifiers may be 0 for none.
+	Schedulers, Enqueues, Notifiers int
 	// ReadyFile is written when everything is ready; "" for none but the one
 	// in DataDir.
 	ReadyFile string
@@ -38,6 +39,7 @@ type Options struct {
 const (
 	enqueueCeiling    = 150 << 20
 	schedulerCeiling  = 300 << 20
+	notifierCeiling   = 300 << 20
 	automationCeiling = 100 << 20
 	brokerCeiling     = 1536 << 20
 )
@@ -46,20 +48,33 @@ const (
 const (
 	enqueuePort    = 0
 	schedulerPort  = 10
+	notifierPort   = 20
 	automationPort = 30
+	pagesPort      = 80
 	// spacing is the room between two services.
 	spacing = 10
+	maxPort = 65535
+)
+
+// Kinds of services, as `spillway serve` calls them.
+const (
+	enqueueKind    = "enqueue"
+	schedulerKind  = "scheduler"
+	notifierKind   = "notifier"
+	automationKind = "automation"
 )
 
 // service is one replica of a service, with its addresses.
 type service struct {
 	kind, name  string
 	grpc, admin string
+	web         string // of websockets; "" for none
 	ceiling     int64
 }
 
-// services lays out the replicas in the order of their start. reserve takes a
-// port, or any free one for 0.
+// services lays out the replicas in the order of their start, which is that of
+// their stop reversed: jobs end before what runs them. reserve takes a port, or
+// any free one for 0.
 func (o Options) services(reserve func(port int) (int, error)) ([]service, error) {
 	var list []service
 	for _, s := range []struct {
@@ -68,40 +83,46 @@ func (o Options) services(reserve func(port int) (int, error)) ([]service, error
 		count   int
 		ceiling int64
 	}{
-		{"automation", automationPort, 1, automationCeiling},
-		{"scheduler", schedulerPort, o.Schedulers, schedulerCeiling},
-		{"enqueue", enqueuePort, o.Enqueues, enqueueCeiling},
+		{automationKind, automationPort, 1, automationCeiling},
+		{schedulerKind, schedulerPort, o.Schedulers, schedulerCeiling},
+		{notifierKind, notifierPort, o.Notifiers, notifierCeiling},
+		{enqueueKind, enqueuePort, o.Enqueues, enqueueCeiling},
 	} {
 		for i := range s.count {
-			name := s.kind
-			if s.count > 1 || s.kind == "scheduler" {
-				name += "-" + strconv.Itoa(i)
+			r := service{kind: s.kind, name: s.kind, ceiling: s.ceiling}
+			if s.count > 1 || s.kind == schedulerKind {
+				r.name += "-" + strconv.Itoa(i)
 			}
-			port := o.port(s.offset, i)
-			grpc, err := reserve(port)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", name, err)
+			addresses := []*string{&r.grpc, &r.admin}
+			if s.kind == notifierKind {
+				addresses = append(addresses, &r.web)
 			}
-			if port != 0 {
-				port++
+			first := o.port(s.offset, i, len(addresses))
+			for n, to := range addresses {
+				port := first
+				if port != 0 {
+					port += n
+				}
+				port, err := reserve(port)
+				if err != nil {
+					return nil, fmt.Errorf("%s: %w", r.name, err)
+				}
+				*to = loopback(port)
 			}
-			admin, err := reserve(port)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", name, err)
-			}
-			list = append(list, service{kind: s.kind, name: name, grpc: loopback(grpc), admin: loopback(admin), ceiling: s.ceiling})
+			list = append(list, r)
 		}
 	}
 	return list, nil
 }
 
-// port is the first of replica i's two ports: the service's + 2i while both fit
-// below the next service, else 0.
-func (o Options) port(offset, i int) int {
-	if o.PortBase == 0 || 2*i+1 >= spacing {
+// port is the first of replica i's ports, of which each replica has some: they
+// follow those of the replica before while all fit below the next service, else
+// 0.
+func (o Options) port(offset, i, each int) int {
+	if o.PortBase == 0 || each*(i+1) > spacing {
 		return 0
 	}
-	return o.PortBase + offset + 2*i
+	return o.PortBase + offset + each*i
 }
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
@@ -118,7 +139,18 @@ type reservation struct {
 // portPoll is how often a port that is taken is tried again.
 const portPoll = 50 * time.Millisecond
 
+// take reserves a port, or any free one for 0.
 func (r *reservation) take(port int) (int, error) {
+	l, err := r.listen(port)
+	if err != nil {
+		return 0, err
+	}
+	r.listeners = append(r.listeners, l)
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// listen opens a port that stays with the caller.
+func (r *reservation) listen(port int) (net.Listener, error) {
 	l, err := net.Listen("tcp", loopback(port))
 	for r.wait != nil && r.wait.Err() == nil && errors.Is(err, syscall.EADDRINUSE) {
 		select {
@@ -128,10 +160,9 @@ func (r *reservation) take(port int) (int, error) {
 		l, err = net.Listen("tcp", loopback(port))
 	}
 	if err != nil {
-		return 0, exit.With(exit.Precondition, fmt.Errorf("port %d: %w; choose others with --port-base, 0 for free ones", port, err))
+		return nil, exit.With(exit.Precondition, fmt.Errorf("port %d: %w; choose others with --port-base, 0 for free ones", port, err))
 	}
-	r.listeners = append(r.listeners, l)
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return l, nil
 }
 
 func (r *reservation) release() {

@@ -68,25 +68,35 @@ the services.`,
 
 func tokensCommand() *cobra.Command {
 	var signing, address, prefix, macKeyFile string
-	var specs []string
+	var specs, listeners, channels []string
 	var ttl time.Duration
 	cmd := &cobra.Command{
-		Use:   "tokens --signing-dir DIR --token SUBJECT:ROLE[,ROLE…]:FILE …",
+		Use:   "tokens --signing-dir DIR --token SUBJECT:ROLE[,ROLE…]:FILE … --subscriber USER@TENANT:FILE …",
 		Short: "sign tokens of an installation, each into a file of its own",
 		Long: `tokens signs one token for each --token and replaces its file in one step;
 programs that were told the file take the new token by themselves. The cluster's
 id, which every token names, is read from the control log.
 
-Roles: enqueue and publish (callers), worker, read, operate and admin (operators).`,
+Roles: enqueue and publish (callers), worker, read, operate and admin (operators).
+
+A --subscriber is somebody who listens to notifications over a websocket; the
+token is good for ten minutes and for nothing else. It opens the channels of
+every --channel, where * stands for the whole last part; without any, those of
+the tenant, of the user and all topics of the tenant. With - for FILE, the token
+alone is printed.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if signing == "" || address == "" || macKeyFile == "" || len(specs) == 0 {
-				return exit.Errorf(exit.Usage, "--signing-dir, --kafka, --mac-key-file and at least one --token are required")
+			if signing == "" || address == "" || macKeyFile == "" || len(specs)+len(listeners) == 0 {
+				return exit.Errorf(exit.Usage, "--signing-dir, --kafka, --mac-key-file and at least one --token or --subscriber are required")
 			}
 			if ttl <= 0 || ttl > maxTTL {
 				return exit.Errorf(exit.Usage, "--ttl: want more than 0, up to a year")
 			}
 			tokens, err := parseTokens(specs)
+			if err != nil {
+				return exit.With(exit.Usage, err)
+			}
+			subscribers, err := parseSubscribers(listeners, channels)
 			if err != nil {
 				return exit.With(exit.Usage, err)
 			}
@@ -118,13 +128,19 @@ Roles: enqueue and publish (callers), worker, read, operate and admin (operators
 			if err != nil {
 				return err
 			}
-			return sign(cmd.OutOrStdout(), signer, tokens, issuer, ttl, time.Now())
+			now := time.Now()
+			if err := sign(cmd.OutOrStdout(), signer, tokens, issuer, ttl, now); err != nil {
+				return err
+			}
+			return signSubscribers(cmd.OutOrStdout(), signer, subscribers, issuer, now)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&signing, "signing-dir", "", "folder of the key that signs tokens")
 	f.StringArrayVar(&specs, "token", nil, "a token to sign, SUBJECT:ROLE[,ROLE…]:FILE; may be given several times")
-	f.DurationVar(&ttl, "ttl", tokenTTL, "how long the tokens are good for")
+	f.StringArrayVar(&listeners, "subscriber", nil, "a subscriber's token to sign, USER@TENANT:FILE; may be given several times")
+	f.StringArrayVar(&channels, "channel", nil, "a channel, or a pattern of channels, of the subscribers' tokens; may be given several times")
+	f.DurationVar(&ttl, "ttl", tokenTTL, "how long the tokens are good for; a subscriber's always is for ten minutes")
 	f.StringVar(&address, "kafka", os.Getenv(locate.KafkaVariable), "brokers, host:port separated by commas, or unix:PATH ("+locate.KafkaVariable+")")
 	f.StringVar(&macKeyFile, "mac-key-file", os.Getenv(locate.MACKeyFileVariable), "key that seals the control log ("+locate.MACKeyFileVariable+")")
 	f.StringVar(&prefix, "prefix", kafka.DefaultPrefix, "prefix of the topics' names")

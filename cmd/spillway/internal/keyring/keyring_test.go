@@ -145,6 +145,8 @@ func TestWrongArgumentsAreUsage(t *testing.T) {
 		{"tokens", "--signing-dir", filepath.Join(t.TempDir(), "absent"), "--kafka", "127.0.0.1:1", "--mac-key-file", "x", "--token", "a:read:b"},
 		{"tokens", "--signing-dir", t.TempDir(), "--kafka", "127.0.0.1:1", "--mac-key-file", mac, "--token", "a:read:b"},
 		{"tokens", "--signing-dir", t.TempDir(), "--kafka", "127.0.0.1:1", "--mac-key-file", "x", "--token", "a:read:b", "--ttl", "0s"},
+		{"tokens", "--signing-dir", t.TempDir(), "--kafka", "127.0.0.1:1", "--mac-key-file", mac, "--subscriber", "ada:b"},
+		{"tokens", "--signing-dir", t.TempDir(), "--kafka", "127.0.0.1:1", "--mac-key-file", mac, "--token", "a:read:b", "--channel", "tenant:a"},
 	} {
 		cmd := Command()
 		cmd.SetArgs(args)

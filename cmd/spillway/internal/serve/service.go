@@ -21,6 +21,7 @@ import (
 	"github.com/spillway/spillway/pkg/telemetry/export"
 	"github.com/spillway/spillway/services/automation"
 	"github.com/spillway/spillway/services/enqueue"
+	"github.com/spillway/spillway/services/notifier"
 	"github.com/spillway/spillway/services/scheduler"
 )
 
@@ -37,6 +38,11 @@ type settings struct {
 	// Durability is what services that check topics declare; the others know the setting, so that all can share one environment.
 	Durability string     `env:"SPILLWAY_DURABILITY" default:"replicated" doc:"replicated (RF 3, min ISR 2) or single: weaker topics are refused"`
 	LogLevel   slog.Level `env:"SPILLWAY_LOG_LEVEL" default:"INFO" doc:"DEBUG, INFO, WARN or ERROR"`
+}
+
+// webSettings are what a service is told beside these that takes websockets.
+type webSettings struct {
+	Listen string `env:"SPILLWAY_NOTIFIER_LISTEN" default:"127.0.0.1:0" doc:"host:port or unix:PATH of the listener for websockets, in plaintext: TLS is terminated before it"`
 }
 
 func (s settings) validate() error {
@@ -57,6 +63,7 @@ type parts struct {
 	verifier        func(issuer func() string) (*rpc.Verifier, error)
 	macKey          []byte
 	listener, admin net.Listener
+	web             net.Listener // nil for services that take no websockets
 }
 
 // runner is a service that was built.
@@ -69,6 +76,8 @@ type service struct {
 	name, short string
 	// config returns a pointer to a new configuration.
 	config func() any
+	// web is for services that take websockets, on a listener of their own.
+	web bool
 	// build makes the service of that configuration.
 	build func(cfg any, p parts) (runner, error)
 }
@@ -89,6 +98,15 @@ var services = []service{
 		build: func(cfg any, p parts) (runner, error) {
 			return enqueue.New(*cfg.(*enqueue.Config), enqueue.Deps{
 				Log: p.log, Telemetry: p.telemetry, Kafka: p.kafka, Verifier: p.verifier, MACKey: p.macKey, Listener: p.listener, Admin: p.admin,
+			})
+		},
+	},
+	{
+		name: "notifier", short: "brings notifications to websockets", web: true,
+		config: func() any { return new(notifier.Config) },
+		build: func(cfg any, p parts) (runner, error) {
+			return notifier.New(*cfg.(*notifier.Config), notifier.Deps{
+				Log: p.log, Telemetry: p.telemetry, Kafka: p.kafka, Verifier: p.verifier, MACKey: p.macKey, Listener: p.listener, Admin: p.admin, Web: p.web,
 			})
 		},
 	},
@@ -124,8 +142,13 @@ func (s service) command() *cobra.Command {
 // is a usage error, so that a supervisor need not try again.
 func (s service) serve(ctx context.Context) (err error) {
 	var common settings
+	var web webSettings
 	cfg := s.config()
-	if err := errors.Join(config.Load(os.Environ(), &common, cfg), common.validate()); err != nil {
+	known := []any{&common, cfg}
+	if s.web {
+		known = append(known, &web)
+	}
+	if err := errors.Join(config.Load(os.Environ(), known...), common.validate()); err != nil {
 		return exit.With(exit.Usage, err)
 	}
 	macKey, err := config.ReadMACKey(common.MACKeyFile)
@@ -167,6 +190,12 @@ func (s service) serve(ctx context.Context) (err error) {
 			return fmt.Errorf("listen: %w", err)
 		}
 		defer p.admin.Close()
+	}
+	if s.web {
+		if p.web, err = listen(web.Listen); err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
+		defer p.web.Close()
 	}
 	built, err := s.build(cfg, p)
 	if err != nil {
