@@ -18,9 +18,10 @@ RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache
         -ldflags "-s -w -X main.release=${VERSION}" -o /out/spillway ./cmd/spillway
 # Where volumes are mounted: an empty named volume takes its owner and mode from here. Each secret has a folder of its
 # own, so that a container can be given one of them.
-RUN mkdir -p /out/run/spillway/automation /out/run/spillway/scheduler /out/run/spillway/enqueue \
+RUN mkdir -p /out/run/spillway/automation /out/run/spillway/scheduler /out/run/spillway/notifier /out/run/spillway/enqueue \
         /out/var/lib/spillway/signing /out/var/lib/spillway/service \
-        /out/var/lib/spillway/tokens/cli /out/var/lib/spillway/tokens/worker /out/var/lib/spillway/tokens/caller \
+        /out/var/lib/spillway/tokens/cli /out/var/lib/spillway/tokens/notifier \
+        /out/var/lib/spillway/tokens/worker /out/var/lib/spillway/tokens/caller \
     && chmod -R go-rwx /out/var/lib/spillway/signing /out/var/lib/spillway/service /out/var/lib/spillway/tokens
 
 FROM gcr.io/distroless/static-debian12:nonroot

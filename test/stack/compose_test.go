@@ -33,7 +33,7 @@ func composeFile(t *testing.T) *types.Project { return load(t, "../../compose.ya
 
 // What compose.yaml is made of.
 var (
-	servers  = []string{"automation", "enqueue", "scheduler"}
+	servers  = []string{"automation", "enqueue", "notifier", "scheduler"}
 	oneShots = []string{"install", "keys", "tokens"}
 	ours     = slices.Concat(servers, oneShots, []string{"cli"})
 )
@@ -44,7 +44,10 @@ const mib = 1 << 20
 const probe = 32 * mib
 
 // ceilings are those that `spillway dev` holds its children to, in bytes.
-var ceilings = map[string]int64{"enqueue": 150 * mib, "scheduler": 300 * mib, "automation": 100 * mib}
+var ceilings = map[string]int64{"enqueue": 150 * mib, "scheduler": 300 * mib, "notifier": 300 * mib, "automation": 100 * mib}
+
+// calls are the services that call another, as workers, and the volume with that one's socket.
+var calls = map[string]string{"notifier": "socket-scheduler"}
 
 // rule is what must hold for the services it is for.
 type rule struct {
@@ -150,19 +153,27 @@ var rules = []rule{
 	}},
 	{"sockets", servers, "none can stand in for another and be given tokens that are not for it", func(s types.ServiceConfig) string {
 		for _, v := range s.Volumes {
-			if strings.HasPrefix(v.Source, "socket-") && v.Source != "socket-"+s.Name {
+			if strings.HasPrefix(v.Source, "socket-") && v.Source != "socket-"+s.Name && !(v.ReadOnly && calls[s.Name] == v.Source) {
 				return "has " + v.Source + " mounted"
 			}
 		}
 		return ""
 	}},
-	{"tokens", servers, "a service verifies tokens and needs none", func(s types.ServiceConfig) string {
+	{"tokens", servers, "a service verifies tokens and needs none, but for one that is a worker", func(s types.ServiceConfig) string {
 		for _, v := range s.Volumes {
-			if strings.HasPrefix(v.Source, "token-") {
+			if strings.HasPrefix(v.Source, "token-") && !(v.ReadOnly && v.Source == "token-"+s.Name && calls[s.Name] != "") {
 				return "has " + v.Source + " mounted"
 			}
 		}
 		return ""
+	}},
+	{"published", ours, "browsers reach the notifier; nobody else is reached from outside of the containers", func(s types.ServiceConfig) string {
+		return unless(len(s.Ports) == 0 || s.Name == "notifier" && len(s.Ports) == 1, "publishes %d ports", len(s.Ports))
+	}},
+	{"files", []string{"notifier"}, "a socket is a file: as many as sessions, and room for the rest", func(s types.ServiceConfig) string {
+		files, sessions := s.Ulimits["nofile"], 0
+		fmt.Sscan(value(s, "SPILLWAY_NOTIFIER_SESSIONS"), &sessions)
+		return unless(files != nil && sessions > 0 && files.Single >= sessions+1024, "%+v, %d sessions", files, sessions)
 	}},
 }
 
@@ -269,18 +280,70 @@ func TestBroker(t *testing.T) {
 	}
 }
 
-// TestNetwork: no service needs a way out, and none has one.
+// TestNetwork: no service needs a way out, and none has one. The notifier's port is on the machine through a network of its own, because an
+// internal one has no ports; without masquerading what leaves it finds no way back.
 func TestNetwork(t *testing.T) {
 	project := composeFile(t)
 	for name, n := range project.Networks {
-		if name != "log" || !n.Internal {
-			t.Errorf("network %s, internal %v", name, n.Internal)
+		switch name {
+		case "log":
+			if !n.Internal {
+				t.Error("the network of the log has a way out")
+			}
+		case "edge":
+			if got := n.DriverOpts["com.docker.network.bridge.enable_ip_masquerade"]; got != "false" || n.Internal {
+				t.Errorf("network edge: masquerading %q, internal %v", got, n.Internal)
+			}
+		default:
+			t.Errorf("network %s", name)
 		}
 	}
 	for _, s := range project.Services {
-		if _, ok := s.Networks["log"]; !ok || len(s.Networks) != 1 {
-			t.Errorf("%s is in %v", s.Name, slices.Sorted(maps.Keys(s.Networks)))
+		want := []string{"log"}
+		if s.Name == "notifier" {
+			want = []string{"edge", "log"}
 		}
+		if got := slices.Sorted(maps.Keys(s.Networks)); !slices.Equal(got, want) {
+			t.Errorf("%s is in %v, want %v", s.Name, got, want)
+		}
+	}
+}
+
+// TestWebsocketPort: what is published is the listener for websockets, on loopback, and the tool finds it inside.
+func TestWebsocketPort(t *testing.T) {
+	project := composeFile(t)
+	s := project.Services["notifier"]
+	if len(s.Ports) != 1 {
+		t.Fatalf("%d ports", len(s.Ports))
+	}
+	port := s.Ports[0]
+	_, listens, _ := strings.Cut(value(s, "SPILLWAY_NOTIFIER_LISTEN"), ":")
+	if port.HostIP != "127.0.0.1" || port.Published != "7422" || fmt.Sprint(port.Target) != listens || port.Protocol != "tcp" {
+		t.Errorf("publishes %+v, listens on %s", port, listens)
+	}
+	if got, want := value(project.Services["cli"], "SPILLWAY_NOTIFIER_WEBSOCKET"), "ws://notifier:"+listens+"/v1/ws"; got != want {
+		t.Errorf("cli looks for it at %q, want %q", got, want)
+	}
+	for _, port := range []string{value(s, "SPILLWAY_LISTEN"), value(s, "SPILLWAY_ADMIN_LISTEN")} {
+		if strings.HasSuffix(port, ":"+listens) {
+			t.Errorf("%s is published", port)
+		}
+	}
+}
+
+// TestNotifierIsAWorker: it takes jobs of type notify with a token of its own, signed before it starts and as each worker's is.
+func TestNotifierIsAWorker(t *testing.T) {
+	project := composeFile(t)
+	s, tokens := project.Services["notifier"], project.Services["tokens"]
+	if got, want := value(s, "SPILLWAY_NOTIFIER_SCHEDULERS"), value(project.Services["scheduler"], "SPILLWAY_LISTEN"); got != want {
+		t.Errorf("it looks for the scheduler at %q, want %q", got, want)
+	}
+	file := value(s, "SPILLWAY_NOTIFIER_WORKER_TOKEN_FILE")
+	if !slices.Contains(tokens.Command, "--token=notifier:worker:"+file) {
+		t.Errorf("%s is not signed: %v", file, tokens.Command)
+	}
+	if s.DependsOn["tokens"].Condition != types.ServiceConditionCompletedSuccessfully || len(tokens.Profiles) != 0 {
+		t.Errorf("it starts before its token is there: %v, profiles %v", s.DependsOn, tokens.Profiles)
 	}
 }
 

@@ -22,6 +22,7 @@ type stack struct {
 	project *types.Project
 	rewrite *strings.Replacer
 	admin   map[string]string // admin addresses by service
+	sockets string            // where websockets are taken, host:port
 }
 
 // within bounds every wait for a process: a hundred times what it takes on an idle machine.
@@ -49,15 +50,20 @@ func newStack(t *testing.T) *stack {
 		"/var/lib/spillway", filepath.Join(dir, "/var/lib/spillway"), "/run/spillway", filepath.Join(dir, "/run/spillway"),
 		"kafka:9092", "unix:" + broker,
 	}
-	for _, name := range servers {
+	free := func() string {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.admin[name] = l.Addr().String()
-		l.Close()
+		defer l.Close()
+		return l.Addr().String()
+	}
+	for _, name := range servers {
+		s.admin[name] = free()
 		pairs = append(pairs, value(s.project.Services[name], "SPILLWAY_ADMIN_LISTEN"), s.admin[name])
 	}
+	s.sockets = free()
+	pairs = append(pairs, value(s.project.Services["notifier"], "SPILLWAY_NOTIFIER_LISTEN"), s.sockets)
 	s.rewrite = strings.NewReplacer(pairs...)
 	s.start("broker", nil, "serve", "broker", "--data-dir", filepath.Join(dir, "broker"), "--socket", broker, "--log-level", "WARN")
 	return s
@@ -170,11 +176,12 @@ func TestFirstJobWithoutContainers(t *testing.T) {
 	s.once("install")
 	s.once("keys") // as at each `up`: nothing is replaced
 	s.once("install")
+	s.once("tokens") // the notifier's among them
 	running := map[string]*process{}
 	for _, name := range servers {
 		running[name] = s.serve(name)
 	}
-	s.once("tokens")
+	s.once("tokens") // as before each command
 	if out := s.once("cli", "load", "--flow", "first=1", "--for", "1s"); !strings.Contains(out, "1 sent = 1 accepted") || !strings.Contains(out, "0 lost") {
 		t.Errorf("the first job:\n%s", out)
 	}
@@ -188,6 +195,17 @@ func TestFirstJobWithoutContainers(t *testing.T) {
 	if out := s.once("cli", "switch", "hold", "crm", "--reason", "test"); !strings.Contains(out, "scheduler-0") || !strings.Contains(out, "enqueue-0") {
 		t.Errorf("a hold is not acknowledged by both:\n%s", out)
 	}
+	// The first notification: a job of type notify, run by the notifier, ends at a socket on the port that is published.
+	token := strings.TrimSpace(s.once("tokens", "keys", "tokens", "--signing-dir="+s.rewrite.Replace("/var/lib/spillway/signing"), "--subscriber", "ada@acme:-"))
+	ada := subscribe(t, s.sockets, token)
+	ada.say(`{"t":"subscribe","channel":"user:acme:ada"}`)
+	ada.until(`"t":"sub"`)
+	s.once("cli", "job", "enqueue", "--source", "notices", "--type", "notify", "--tenant", "acme",
+		"--payload", `{"channel": "user:acme:ada", "class": "EVENT", "data": {"hello": "ada"}, "ttl": "60s"}`)
+	if got := ada.until(`"t":"msg"`); !strings.Contains(got, `"hello"`) || !strings.Contains(got, "user:acme:ada") {
+		t.Errorf("the first notification: %s", got)
+	}
+
 	s.once("cli", "ledger") // exits 1 if a job is nowhere, or in two places
 
 	for _, name := range servers {
