@@ -35,6 +35,22 @@ type Caller struct {
 	Expires time.Time
 }
 
+// Subscriber is who a verified subscriber token lets read notifications. It is
+// worth nothing at a gRPC port, because it has no roles, as a Caller's token is
+// worth nothing at a websocket, because it has.
+type Subscriber struct {
+	// Subject is the user, and Tenant the user's tenant: sub and tid, each 1 to
+	// 128 bytes of UTF-8.
+	Subject string
+	Tenant  string
+	// Channels are the patterns of ch as they stand in the token, 0 to 64. What
+	// they mean, and that none reaches beyond the tenant, is judged where
+	// channels are known: by the notifier.
+	Channels []string
+	// Expires is exp. A session outlives it by a minute at most.
+	Expires time.Time
+}
+
 // Has tells whether the caller holds a role. Roles do not imply each other.
 func (c Caller) Has(role Role) bool { return slices.Contains(c.Roles, string(role)) }
 

@@ -115,6 +115,47 @@ func (s *Signer) sign(claims jwt.MapClaims) (string, error) {
 	return token.SignedString(s.key)
 }
 
+// SubscriberClaims is what a new subscriber token says.
+type SubscriberClaims struct {
+	// Issuer is the cluster id.
+	Issuer string
+	// Subject is the user, Tenant the user's tenant.
+	Subject string
+	Tenant  string
+	// Channels are patterns of channels, such as user:t1:anna or topic:t1:*.
+	Channels []string
+	// TTL is how long the token is good for: more than 0, at most
+	// MaxSubscriberTTL.
+	TTL time.Duration
+}
+
+// SignSubscriber makes a subscriber token that is good from now on. It refuses
+// what Subscriber would refuse.
+func (s *Signer) SignSubscriber(c SubscriberClaims, now time.Time) (string, error) {
+	switch {
+	case c.Issuer == "":
+		return "", errors.New("a subscriber token needs an issuer")
+	case c.TTL < time.Second || c.TTL > MaxSubscriberTTL:
+		return "", fmt.Errorf("a subscriber token is good for 1 s to %v, not %v", MaxSubscriberTTL, c.TTL)
+	case c.Subject == "" || len(c.Subject) > maxName:
+		return "", fmt.Errorf("a subscriber token needs a subject of 1 to %d bytes", maxName)
+	}
+	if c.Channels == nil {
+		c.Channels = []string{} // ch is written, so that its absence is never taken for all
+	}
+	if err := checkSubscriber(c.Tenant, c.Channels); err != nil {
+		return "", err
+	}
+	token, err := s.sign(jwt.MapClaims{
+		"iss": c.Issuer, "aud": Audience, "sub": c.Subject, "tid": c.Tenant, "ch": c.Channels,
+		"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Unix() + int64(c.TTL/time.Second),
+	})
+	if len(token) > maxToken {
+		return "", fmt.Errorf("a token of %d bytes, at most %d: name fewer channels", len(token), maxToken)
+	}
+	return token, err
+}
+
 // ReadTokenFile reads a token from a file that only its owner may read, as
 // SPILLWAY_TOKEN_FILE names one. White space around it is dropped.
 func ReadTokenFile(name string) (string, error) {

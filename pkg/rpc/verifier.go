@@ -31,9 +31,17 @@ const (
 	// fill it.
 	maxVerified = 2048
 
-	maxNames = 64 // roles, sources or types in one token
+	maxNames = 64 // roles, sources, types or channels in one token
 	maxName  = 128
+	// maxChannel bounds a pattern of channels: two parts of 128 bytes, each byte
+	// escaped, and the kind before them.
+	maxChannel = 1 << 10
 )
+
+// MaxSubscriberTTL is how long a subscriber token may be good for, from its iat
+// to its exp. Such a token is not single use and cannot be taken back one by
+// one, so its life is what bounds a stolen one; sessions refresh theirs.
+const MaxSubscriberTTL = 10 * time.Minute
 
 var (
 	// ErrToken means that a token is not acceptable. Which check failed is in
@@ -103,6 +111,13 @@ func NewVerifier(file string, issuer func() string, now time.Time) (*Verifier, e
 func (v *Verifier) Verify(token string, now time.Time) (Caller, error) {
 	known, err := v.verify(token, service, now)
 	return known.caller, err
+}
+
+// Subscriber judges a subscriber token, by the same rules as Verify and with
+// the same errors.
+func (v *Verifier) Subscriber(token string, now time.Time) (Subscriber, error) {
+	known, err := v.verify(token, subscriber, now)
+	return known.subscriber, err
 }
 
 // verify is the one way of every token.
@@ -247,6 +262,38 @@ func (c tokenClaims) caller() (Caller, error) {
 		return Caller{}, refuse("more than %d patterns", maxNames)
 	}
 	return Caller{Subject: c.Subject, Roles: c.Roles, Sources: c.Sources, Types: c.Types, Expires: c.ExpiresAt.Time}, nil
+}
+
+// subscriber checks the claims of a subscriber token.
+func (c tokenClaims) subscriber() (Subscriber, error) {
+	switch {
+	case c.Roles != nil || c.Sources != nil || c.Types != nil:
+		return Subscriber{}, refuse("a service token")
+	case c.IssuedAt == nil:
+		return Subscriber{}, refuse("no iat")
+	case c.ExpiresAt.Sub(c.IssuedAt.Time) > MaxSubscriberTTL:
+		return Subscriber{}, refuse("good for %v", c.ExpiresAt.Sub(c.IssuedAt.Time))
+	}
+	if err := checkSubscriber(c.Tenant, c.Channels); err != nil {
+		return Subscriber{}, refuse("%w", err)
+	}
+	return Subscriber{Subject: c.Subject, Tenant: c.Tenant, Channels: slices.Clip(c.Channels), Expires: c.ExpiresAt.Time}, nil
+}
+
+// checkSubscriber holds a tenant and patterns to what a channel can be at all.
+func checkSubscriber(tenant string, channels []string) error {
+	if tenant == "" || len(tenant) > maxName {
+		return fmt.Errorf("tid of %d bytes", len(tenant))
+	}
+	if len(channels) > maxNames {
+		return fmt.Errorf("%d channels, at most %d", len(channels), maxNames)
+	}
+	for _, pattern := range channels {
+		if pattern == "" || len(pattern) > maxChannel || strings.ContainsFunc(pattern, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			return fmt.Errorf("channel %.64q", pattern)
+		}
+	}
+	return nil
 }
 
 // checkHeader refuses what RFC 8725 warns of: keys that the token brings or
