@@ -28,12 +28,16 @@ type File struct {
 	Endpoints struct {
 		Enqueue    string   `json:"enqueue"`
 		Scheduler  []string `json:"scheduler"`
+		Notifier   string   `json:"notifier"`
+		Websocket  string   `json:"websocket"` // a URL
 		Automation string   `json:"automation"`
+		Pages      string   `json:"pages"` // a base URL
 	} `json:"endpoints"`
 	Replicas []struct {
-		Name  string `json:"name"`
-		GRPC  string `json:"grpc"`
-		Admin string `json:"admin"` // a base URL
+		Name      string `json:"name"`
+		GRPC      string `json:"grpc"`
+		Admin     string `json:"admin"`     // a base URL
+		Websocket string `json:"websocket"` // a URL; "" but for notifiers
 	} `json:"replicas"`
 	Processes []struct {
 		Name     string `json:"name"`
@@ -41,9 +45,10 @@ type File struct {
 		Restarts int    `json:"restarts"`
 	} `json:"processes"`
 	Tokens struct {
-		Operator string `json:"operator"`
-		Worker   string `json:"worker"`
-		Service  string `json:"service"`
+		Operator   string `json:"operator"`
+		Worker     string `json:"worker"`
+		Service    string `json:"service"`
+		Subscriber string `json:"subscriber"` // of user dev of tenant demo, for minutes
 	} `json:"tokens"`
 	MACKeyFile string `json:"mac_key_file"`
 	TokenKeys  string `json:"token_keys"`

@@ -4,6 +4,7 @@
 //	TestMain ─▶ Main ─▶ Binary (built at first use)
 //	                      ├─▶ StartDev ─▶ Dev: broker and services, supervised   ──▶ Kill, Terminate, Freeze, Thaw by name
 //	                      ├─▶ Dev.Serve ─▶ Replica: one more service, unsupervised ─▶ the same, and Start again
+//	                      ├─▶ Dev.Listen ─▶ Listener: a subscriber at a notifier's websocket
 //	                      ├─▶ Dev.Load ─▶ Load: `spillway load` under way         ──▶ Report
 //	                      └─▶ Run: a command to its end
 //

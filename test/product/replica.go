@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,8 @@ type Replica struct {
 	// Name is the replica's name, GRPC its address, host:port, and Admin the
 	// base URL of its admin listener. All are kept when it is started again.
 	Name, GRPC, Admin string
+	// Websocket is where a notifier's subscribers connect, a URL; "" for other services.
+	Websocket string
 
 	dev     *Dev
 	service string
@@ -34,6 +37,9 @@ const readyLimit = 30 * time.Second
 func (d *Dev) Serve(service, name string, env ...string) *Replica {
 	d.t.Helper()
 	r := &Replica{Name: name, GRPC: FreeAddress(d.t), Admin: "http://" + FreeAddress(d.t), dev: d, service: service, env: env}
+	if service == "notifier" {
+		r.Websocket = "ws://" + FreeAddress(d.t) + "/v1/ws"
+	}
 	r.Start()
 	return r
 }
@@ -79,6 +85,13 @@ func (r *Replica) Start() {
 		"SPILLWAY_METRICS=true",
 		"GOMAXPROCS=1", // as dev's children on few cores
 	)
+	if r.Websocket != "" {
+		web, _ := strings.CutSuffix(strings.TrimPrefix(r.Websocket, "ws://"), "/v1/ws")
+		cmd.Env = append(cmd.Env,
+			"SPILLWAY_NOTIFIER_LISTEN="+web,
+			"SPILLWAY_NOTIFIER_SCHEDULERS="+strings.Join(f.Endpoints.Scheduler, ","),
+			"SPILLWAY_NOTIFIER_WORKER_TOKEN_FILE="+filepath.Join(filepath.Dir(f.MACKeyFile), "worker.token"))
+	}
 	cmd.Env = append(cmd.Env, r.env...)
 	r.Process = Launch(t, r.Name, cmd, true, nil)
 }
