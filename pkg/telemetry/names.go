@@ -15,6 +15,9 @@ const SpanQueueWait = "queue wait"
 // "send spill". topic comes without the configured prefix.
 func SpanSend(topic string) string { return "send " + topic }
 
+// SpanDeliver is the giving of a notification to the sockets of a replica that hear it, from the time it was read to the last write.
+const SpanDeliver = "deliver"
+
 // SpanProcess names the span of running a job of a type.
 func SpanProcess(typ string) string { return "process " + typ }
 
@@ -29,6 +32,10 @@ const (
 	KeyAttempt  = attribute.Key("spillway.attempt")
 	KeyReason   = attribute.Key("spillway.reason")
 	KeyVerdict  = attribute.Key("spillway.verdict")
+	// KeySessions is how many sockets took a notification when it came, on SpanDeliver.
+	KeySessions = attribute.Key("spillway.sessions")
+	// KeyCode is the number that a session was ended with; 0: its socket broke.
+	KeyCode = attribute.Key("spillway.code")
 	// KeyWait prefixes one attribute for each cause of a wait, in seconds:
 	// spillway.wait.quota_rate. They sum to the wait.
 	KeyWait = attribute.Key("spillway.wait")
@@ -66,4 +73,22 @@ const (
 	// MetricQueueWait is a histogram, in seconds, of the time from acceptance to grant: by source and priority. It is the service level
 	// indicator, and its count is the number of grants.
 	MetricQueueWait = "spillway.job.queue.wait"
+
+	// MetricSessions is how many sessions a replica of the notifier has.
+	MetricSessions = "spillway.notifier.sessions"
+	// MetricDelivered counts notifications that sockets took.
+	MetricDelivered = "spillway.notifier.delivered"
+	// MetricSlow counts how often a session fell behind because its socket was full.
+	MetricSlow = "spillway.notifier.slow"
+	// MetricGaps counts gaps that clients were told of: by reason.
+	MetricGaps = "spillway.notifier.gaps"
+	// MetricEnded counts sessions that the notifier ended: by code. MetricTurnedAway counts those that it refused before they began, likewise.
+	MetricEnded      = "spillway.notifier.ended"
+	MetricTurnedAway = "spillway.notifier.turned_away"
+	// MetricSkipped counts notifications that nobody was given: by reason, expired or unreadable.
+	MetricSkipped = "spillway.notifier.skipped"
+	// MetricUnknown counts what clients said that this release does not know.
+	MetricUnknown = "spillway.notifier.unknown"
+	// MetricAge is a histogram, in seconds, of the time from a notification's acceptance until a replica has read it.
+	MetricAge = "spillway.notifier.age"
 )

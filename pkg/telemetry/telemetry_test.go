@@ -79,18 +79,21 @@ func TestLogLinesCarryTheirTrace(t *testing.T) {
 // TestGoldenNames: dashboards, alerts and the sampler rely on these; a changed name is a breaking change.
 func TestGoldenNames(t *testing.T) {
 	keys := []attribute.Key{
-		KeyJobID, KeySource, KeyTenant, KeyType, KeyPriority, KeyAttempt, KeyReason, KeyVerdict, KeyWait,
+		KeyJobID, KeySource, KeyTenant, KeyType, KeyPriority, KeyAttempt, KeyReason, KeyVerdict, KeyWait, KeySessions, KeyCode,
 		KeySystem, KeyOperation, KeyOperationType, KeyDestination, KeyPartition, KeyMessageID, KeyErrorType,
 	}
 	var b strings.Builder
 	fmt.Fprintln(&b, "scope", Scope)
-	for _, name := range []string{SpanSend("jobs.default"), SpanSend("spill"), SpanQueueWait, SpanProcess("tag")} {
+	for _, name := range []string{SpanSend("jobs.default"), SpanSend("spill"), SpanQueueWait, SpanProcess("tag"), SpanDeliver} {
 		fmt.Fprintln(&b, "span", name)
 	}
 	for _, k := range keys {
 		fmt.Fprintln(&b, "key", k)
 	}
-	for _, m := range []string{MetricAccepted, MetricRefused, MetricQueueWait} {
+	for _, m := range []string{
+		MetricAccepted, MetricRefused, MetricQueueWait, MetricSessions, MetricDelivered, MetricSlow, MetricGaps, MetricEnded, MetricTurnedAway, MetricSkipped,
+		MetricUnknown, MetricAge,
+	} {
 		fmt.Fprintln(&b, "metric", m)
 	}
 	want, err := os.ReadFile("testdata/names.txt")

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"hash/fnv"
 	"iter"
 	"sort"
 )
@@ -26,18 +27,24 @@ func (e *Entry) Expired(now int64) bool { return e.Expires != 0 && now >= e.Expi
 // Ring keeps the newest records of one partition, at most so many bytes of them. It has an owner and no lock. Append is O(1), finding an offset
 // O(log n).
 //
-// Invariant: every notification of the partition with an offset in [Start, Next) is in it (TestNothingIsMissedInSilence).
+// Invariants: every notification of the partition with an offset in [Start, Next) is in it, and Missed is true for every channel of one below Start
+// (TestTheRingHoldsTheNewestThatFit, deliver's TestNothingIsMissedInSilence).
 type Ring struct {
 	entries    []Entry // a circle, the oldest at head
 	head, size int
 	bytes, max int64
+	floor      int64 // the first offset that it ever knew
 	start      int64
 	next       int64
+	lost       [lostBuckets]int64 // by hash of the channel: the offset after the newest entry that was dropped
 }
+
+// lostBuckets is how finely the ring remembers which channels have lost something: 32 KiB. Two channels that share a bucket share its gaps.
+const lostBuckets = 4096
 
 // NewRing returns an empty ring that begins at an offset and keeps at most max bytes, each entry counted with EntryOverhead. The newest entry is
 // kept in any case.
-func NewRing(max, start int64) *Ring { return &Ring{max: max, start: start, next: start} }
+func NewRing(max, start int64) *Ring { return &Ring{max: max, floor: start, start: start, next: start} }
 
 // Start is the first offset of which the ring knows everything.
 func (r *Ring) Start() int64 { return r.start }
@@ -64,17 +71,28 @@ func (r *Ring) Append(e Entry) {
 		oldest := &r.entries[r.head]
 		r.bytes -= weight(oldest)
 		r.start = oldest.Offset + 1
+		r.lost[lostIn(oldest.Channel)] = r.start
 		*oldest = Entry{}
 		r.head = (r.head + 1) % len(r.entries)
 		r.size--
 	}
 }
 
+// Missed tells whether the ring may have dropped, or never had, a notification of the channel at or above an offset. Then only a gap is honest; else
+// the entries From that offset are all that there is.
+func (r *Ring) Missed(c Channel, from int64) bool { return from < r.floor || r.lost[lostIn(c)] > from }
+
+func lostIn(c Channel) int {
+	h := fnv.New32a()
+	h.Write([]byte(c))
+	return int(h.Sum32() % lostBuckets)
+}
+
 // Skip says that nothing is to be delivered below an offset that is not in the ring.
 func (r *Ring) Skip(next int64) { r.next = max(r.next, next) }
 
 // Reset empties the ring: it begins anew at an offset, because what lies before it cannot be read.
-func (r *Ring) Reset(start int64) { *r = Ring{max: r.max, start: start, next: start} }
+func (r *Ring) Reset(start int64) { *r = *NewRing(r.max, start) }
 
 // From goes through the entries at or above an offset, in order. The ring must not change meanwhile.
 func (r *Ring) From(offset int64) iter.Seq[*Entry] {

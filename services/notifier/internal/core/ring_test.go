@@ -16,7 +16,7 @@ func TestTheRingHoldsTheNewestThatFit(t *testing.T) {
 		next := begin
 		for range rapid.IntRange(0, 80).Draw(t, "appends") {
 			next += rapid.Int64Range(0, 3).Draw(t, "hole")
-			e := Entry{Offset: next, Frame: make([]byte, rapid.IntRange(0, 600).Draw(t, "size"))}
+			e := Entry{Offset: next, Channel: TopicChannel("t", rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "channel")), Frame: make([]byte, rapid.IntRange(0, 600).Draw(t, "size"))}
 			all = append(all, e)
 			r.Append(e)
 			next++
@@ -47,6 +47,14 @@ func TestTheRingHoldsTheNewestThatFit(t *testing.T) {
 		}
 		if i != len(want) || held != r.Bytes() {
 			t.Fatalf("%d of %d entries, %d bytes counted of %d", i, len(want), r.Bytes(), held)
+		}
+		for _, e := range all {
+			if e.Offset < r.Start() && !r.Missed(e.Channel, rapid.Int64Range(0, e.Offset).Draw(t, "position")) {
+				t.Fatalf("%d was dropped from %q in silence", e.Offset, e.Channel)
+			}
+		}
+		if r.Missed("topic:other:quiet", begin) && r.lost[lostIn("topic:other:quiet")] == 0 {
+			t.Fatal("a channel without notifications has missed some")
 		}
 		if len(all) > 0 && r.Start() > all[len(all)-1].Offset {
 			t.Fatal("the newest is not kept")

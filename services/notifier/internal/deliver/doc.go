@@ -13,10 +13,10 @@
 // is a session's place in one partition in which it has channels. It is either live, that is it was given everything below the partition's next
 // offset, or behind at an offset:
 //
-//	          registered below the ring's end, or a write not taken whole
-//	  live ────────────────────────────────────────────────────────▶ behind(offset) ──┐ retry: replay from the ring, ≤ 16 KiB a piece
-//	   ▲                       level with the ring's end                 │        ▲───┘ offset below the ring's start: gap, and on from there
-//	   └────────────────────────────────────────────────────────────────┘
+//	        registered below the ring's end, or a write not taken whole
+//	live ────────────────────────────────────────────────────────▶ behind(offset) ──┐ retry: replay from the ring, ≤ 16 KiB a piece
+//	 ▲                       level with the ring's end                 │        ▲───┘ offset below the ring's start: gap, and on from there
+//	 └────────────────────────────────────────────────────────────────┘
 //
 // The log is the buffer: what a socket does not take is not kept for it.
 //

@@ -41,6 +41,8 @@ type Conn interface {
 	Write(frames ...[]byte) (whole int, err error)
 	// Flush tries the rest of a frame that was begun; clear: there is none (any more).
 	Flush() (clear bool, err error)
+	// Waiting is how many bytes of a frame that was begun wait.
+	Waiting() int
 	// LastTaken is when the peer's side last took a byte.
 	LastTaken() time.Time
 	// Close sends a close frame if it can without waiting, and closes. Read returns an error then.

@@ -5,10 +5,27 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
 	"time"
 
+	"github.com/spillway/spillway/pkg/envelope"
+	"github.com/spillway/spillway/pkg/lifecycle"
 	"github.com/spillway/spillway/services/notifier/internal/core"
+	"github.com/spillway/spillway/services/notifier/internal/deliver/frame"
+	"github.com/spillway/spillway/services/notifier/internal/deliver/socket"
+)
+
+const (
+	// leastKey is the least length of a MAC key in bytes: that of the hash.
+	leastKey = 32
+	// readyFor is how long ago the log's end may have been confirmed: as the control log's.
+	readyFor = 30 * time.Second
+	// drainSlack is what a drain leaves of its context's time for the last sockets to close; drainTick is how exact its slots are.
+	drainSlack = 500 * time.Millisecond
+	drainTick  = 10 * time.Millisecond
 )
 
 // Config says how much a replica takes on. What is zero gets the value in parentheses.
@@ -59,38 +76,136 @@ func (c Config) defaults() Config {
 
 // Room holds the sessions of one replica.
 type Room struct {
-	cfg   Config
-	ports Ports
+	cfg        Config
+	ports      Ports
+	partitions []*partition
+	sweeper    sweeper
+	meters     meters
+	socket     socket.Config
+	ctx        context.Context // Run's
+
+	mu        sync.Mutex
+	running   bool // Run runs: sessions may begin
+	entering  int  // sessions that are being upgraded
+	leaving   bool // Drain was called: none may begin any more
+	sessions  map[*session]struct{}
+	users     map[string]int // sessions by user
+	addresses map[string]int // sessions by network address
+	readers   sync.WaitGroup // of sessions
 }
 
 // New wires a room. It starts nothing and does no I/O.
 func New(cfg Config, ports Ports) (*Room, error) {
 	switch {
-	case cfg.Topic == "" || cfg.Partitions < 1 || cfg.Partitions > 4096:
+	case cfg.Topic == "" || cfg.Partitions < 1 || cfg.Partitions > envelope.MaxShards:
 		return nil, fmt.Errorf("deliver: topic %q with %d partitions", cfg.Topic, cfg.Partitions)
 	case ports.Log == nil || ports.Verify == nil || ports.Cluster == nil || ports.Out == nil:
 		return nil, errors.New("deliver: a port is missing")
-	case len(ports.CursorKey) < 32:
-		return nil, fmt.Errorf("deliver: a key of cursors of %d bytes, want 32 or more", len(ports.CursorKey))
+	case len(ports.CursorKey) < leastKey:
+		return nil, fmt.Errorf("deliver: a key of cursors of %d bytes, want %d or more", len(ports.CursorKey), leastKey)
 	}
-	return &Room{cfg: cfg.defaults(), ports: ports}, nil
+	r := &Room{
+		cfg: cfg.defaults(), ports: ports, sessions: map[*session]struct{}{}, users: map[string]int{}, addresses: map[string]int{},
+		socket: socket.Config{Origins: cfg.Origins, MaxMessage: frame.MaxMessage},
+	}
+	r.sweeper = newSweeper(r)
+	for n := range cfg.Partitions {
+		r.partitions = append(r.partitions, newPartition(r, n))
+	}
+	r.meters = newMeters(r)
+	return r, nil
 }
 
-// Run reads the log and serves the sessions until ctx ends; then it closes those that Drain has left. Call it once.
+// Run reads the log and serves the sessions until ctx ends; then it closes those that Drain has left, and returns when they are gone, within
+// seconds. Call it once.
 func (r *Room) Run(ctx context.Context) error {
-	<-ctx.Done()
-	return nil
-}
-
-// ServeHTTP takes websockets at /v1/ws. Before Run has read every partition to its end it answers 503, and so it does when the room is full.
-func (r *Room) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
-	http.Error(w, core.CloseUnready.Reason(), http.StatusServiceUnavailable)
+	group := lifecycle.NewGroup(ctx)
+	r.mu.Lock()
+	r.ctx, r.running = group.Context(), true
+	r.mu.Unlock()
+	for _, p := range r.partitions {
+		group.Go(fmt.Sprintf("fetch %d", p.number), p.fetch)
+		group.Go(fmt.Sprintf("partition %d", p.number), p.run)
+	}
+	group.Go("sweeper", r.sweeper.run)
+	group.Go("clock", r.clock)
+	err := group.Wait()
+	r.mu.Lock()
+	r.running = false
+	r.mu.Unlock()
+	for _, s := range r.all() {
+		s.close(core.CloseDraining)
+	}
+	r.readers.Wait() // a socket that was closed ends its reader within two seconds
+	return err
 }
 
 // Drain sends all sessions away, each in its slot of the time that there is, and returns when they are gone or ctx ends. No others are taken from
 // its call on. Run must still be running.
-func (r *Room) Drain(context.Context) {}
+func (r *Room) Drain(ctx context.Context) {
+	r.mu.Lock()
+	r.leaving = true
+	r.mu.Unlock()
+	leaving := r.all()
+	over := r.cfg.DrainOver
+	if deadline, ok := ctx.Deadline(); ok {
+		over = min(over, max(0, time.Until(deadline)-drainSlack))
+	}
+	rand.Shuffle(len(leaving), func(i, j int) { leaving[i], leaving[j] = leaving[j], leaving[i] })
+	slot := func(i int) time.Duration { return over * time.Duration(i+1) / time.Duration(len(leaving)) }
+	for i, s := range leaving {
+		s.offer(frame.Go{Code: int(core.CloseDraining), After: slot(i)}.Append(nil))
+	}
+	begun := time.Now()
+	for i, s := range leaving {
+		if wait := time.Until(begun.Add(slot(i))); wait > drainTick || i == len(leaving)-1 { // some at a time
+			select {
+			case <-ctx.Done():
+				return // Run closes the rest
+			case <-time.After(wait):
+			}
+		}
+		s.close(core.CloseDraining)
+	}
+	for r.Sessions() > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(drainTick):
+		}
+	}
+}
+
+// Sessions is how many there are.
+func (r *Room) Sessions() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.sessions)
+}
 
 // Check says why the room's view of the log cannot be relied on, or nil: every partition was read to its end once, and each end was confirmed
 // within the last 30 s.
-func (r *Room) Check() error { return errors.New("not read yet") }
+func (r *Room) Check() error {
+	now := time.Now()
+	for _, p := range r.partitions {
+		confirmed := p.confirmed.Load()
+		switch {
+		case confirmed == nil:
+			return fmt.Errorf("partition %d was not read to its end yet", p.number)
+		case now.Sub(*confirmed) > readyFor:
+			return fmt.Errorf("partition %d was last read to its end at %s", p.number, confirmed.UTC().Format(time.RFC3339))
+		}
+	}
+	return nil
+}
+
+// read tells whether every partition was read to its end once.
+func (r *Room) read() bool {
+	return !slices.ContainsFunc(r.partitions, func(p *partition) bool { return p.confirmed.Load() == nil })
+}
+
+func (r *Room) all() []*session {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(r.sessions))
+}
