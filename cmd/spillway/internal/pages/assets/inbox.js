@@ -11,7 +11,7 @@ const MAX_TOPICS = 20;
 // Who looks, and at what, stands in the address, so that it can be kept and shared.
 const asked = new URLSearchParams(location.search);
 const part = (text, other) => text && validPart(text) ? text : other;
-const tenant = part(asked.get('tenant'), 'demo'), user = part(asked.get('user'), 'alice');
+const tenant = part(asked.get('tenant'), 'demo'), user = part(asked.get('user'), 'dev');
 let topics = [...new Set(asked.getAll('topic'))].filter(validPart).slice(0, MAX_TOPICS);
 const fixed = [userChannel(tenant, user), tenantChannel(tenant)];
 const channels = () => [...fixed, ...topics.map((name) => topicChannel(tenant, name))];
