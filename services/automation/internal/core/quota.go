@@ -33,12 +33,13 @@ const (
 	DefaultAcceptRate   = 20_000
 	DefaultBacklogJobs  = 1_000_000
 	DefaultBacklogBytes = 1 << 30
+	DefaultPublishRate  = 20_000
 )
 
 // DefaultQuota is what a source gets that says nothing.
 func DefaultQuota() *Quota {
-	rate, jobs, bytes := float64(DefaultAcceptRate), int64(DefaultBacklogJobs), int64(DefaultBacklogBytes)
-	return &Quota{AcceptRate: &rate, BacklogJobs: &jobs, BacklogBytes: &bytes}
+	rate, jobs, bytes, publish := float64(DefaultAcceptRate), int64(DefaultBacklogJobs), int64(DefaultBacklogBytes), float64(DefaultPublishRate)
+	return &Quota{AcceptRate: &rate, BacklogJobs: &jobs, BacklogBytes: &bytes, PublishRate: &publish}
 }
 
 // violations says what is wrong with q; at is the path of q in the request.
