@@ -82,7 +82,7 @@ func (d *Draft) Life() time.Duration {
 
 // Check judges the form of a draft: nil, or a refusal that names every bad field at once. json says whether the data is JSON, which is not for
 // this package to read. The rules are those of notifier.proto, written out because a batch is judged item by item
-// (TestCheckAgreesWithProto).
+// (FuzzCheckAgreesWithProto).
 func Check(d *Draft, json bool) *Refusal {
 	var bad []Violation
 	fail := func(ok bool, field, description string) {

@@ -1,0 +1,62 @@
+package core
+
+import (
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// In any stretch of time at most rate × time + a second's worth passes, at least one; and whoever waits as long as told is let through.
+func TestBucketModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		rate := rapid.Float64Range(0.01, 100_000).Draw(t, "rate")
+		burst := max(rate, 1)
+		var b bucket
+		now := time.Duration(0)
+		var passed []time.Duration
+		for range rapid.IntRange(1, 300).Draw(t, "steps") {
+			now += time.Duration(rapid.Int64Range(0, int64(2*float64(time.Second)/rate)+1).Draw(t, "pause"))
+			before := b
+			wait := b.take(rate, now)
+			if wait == 0 {
+				passed = append(passed, now)
+				continue
+			}
+			if wait < longestWait {
+				later := before
+				if again := later.take(rate, now+wait); again != 0 {
+					t.Fatalf("told to wait %v, and then %v more", wait, again)
+				}
+			}
+		}
+		for i, from := range passed {
+			for j := i; j < len(passed); j++ {
+				if most := rate*(passed[j]-from).Seconds() + burst + 1e-6; float64(j-i+1) > most {
+					t.Fatalf("%d passed within %v, at most %v may", j-i+1, passed[j]-from, most)
+				}
+			}
+		}
+	})
+}
+
+// A rate that is lowered takes the burst of the higher one away; a clock that goes back costs nothing.
+func TestBucketWhoseRateChanges(t *testing.T) {
+	var b bucket
+	if b.take(1000, 0) != 0 {
+		t.Fatal("a full bucket refuses")
+	}
+	n := 0
+	for b.take(10, 0) == 0 {
+		n++
+	}
+	if n != 9 {
+		t.Errorf("%d more at once at 10 a second", n)
+	}
+	if wait := b.take(10, -time.Hour); wait <= 0 || wait > time.Second {
+		t.Errorf("a clock that went back: wait %v", wait)
+	}
+	if wait := b.take(0.0001, time.Second); wait > longestWait {
+		t.Errorf("told to wait %v", wait)
+	}
+}
