@@ -22,6 +22,7 @@ import (
 	"github.com/spillway/spillway/cmd/spillway/internal/ledger"
 	"github.com/spillway/spillway/cmd/spillway/internal/load"
 	"github.com/spillway/spillway/cmd/spillway/internal/operate"
+	"github.com/spillway/spillway/cmd/spillway/internal/replay"
 	"github.com/spillway/spillway/cmd/spillway/internal/serve"
 )
 
@@ -46,7 +47,7 @@ func root() *cobra.Command {
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exit.With(exit.Usage, err) })
-	cmd.AddCommand(dev.Command(), load.Command(), job.Command(), operate.Source(), operate.Switch(), ledger.Command(), install.Command(), keyring.Command(), serve.Command(), health.Command(), version())
+	cmd.AddCommand(dev.Command(), load.Command(), replay.Command(), job.Command(), operate.Source(), operate.Switch(), ledger.Command(), install.Command(), keyring.Command(), serve.Command(), health.Command(), version())
 	usageErrors(cmd)
 	return cmd
 }

@@ -80,7 +80,7 @@ minute. SIGTERM or Ctrl-C ends sending, drains and prints; a second one stops.`,
 				if own.Log, err = connect.Environment(); err != nil {
 					return exit.With(exit.Usage, err)
 				}
-				own.Log.Kafka, own.Prefix = brokers, temporary.Prefix()
+				own.Log.Kafka, own.Prefix = brokers, temporary.Prefix("load")
 			}
 			return main(cmd, opts, output, dataDir, own)
 		},

@@ -51,8 +51,10 @@ func Start(ctx context.Context, dir string, own dev.Options, out *process.Output
 	}, nil
 }
 
-// Prefix is that of an installation for one run, whose keys end with it.
-func Prefix() string { return "spillway-load-" + strings.ToLower(rand.Text()[:8]) + "." }
+// Prefix is that of a command's installation for one run, whose keys end with it.
+func Prefix(command string) string {
+	return "spillway-" + command + "-" + strings.ToLower(rand.Text()[:8]) + "."
+}
 
 // remove deletes the topics of a dev of our own in a cluster.
 func remove(own dev.Options) error {

@@ -47,6 +47,8 @@ type Flow struct {
 	HangFor time.Duration
 	// Tenants is over how many tenants the jobs are spread, in turn.
 	Tenants int
+	// FirstTenant shifts them: 0 begins with t1, 3 with t4.
+	FirstTenant int
 	// Type is the job type.
 	Type string
 	// Priority is one of critical, high, default, low, bulk; "" leaves it to

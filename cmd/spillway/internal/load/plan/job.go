@@ -75,7 +75,7 @@ func ParsePayload(b []byte) (Instruction, error) {
 
 // Tenant is the tenant of job k of flow i.
 func (r Run) Tenant(i, k int) string {
-	return "t" + strconv.Itoa(k%r.Flows[i].Tenants+1)
+	return "t" + strconv.Itoa(r.Flows[i].FirstTenant+k%r.Flows[i].Tenants+1)
 }
 
 // KeyBytes is the random part of the idempotency key of job k of flow i.

@@ -64,7 +64,7 @@ func (s *samples) add(o *samples) {
 }
 
 func (s *samples) close() Flow {
-	s.Wait, s.Accept = quantiles(s.waits), quantiles(s.accepts)
+	s.Wait, s.Accept = QuantilesOf(s.waits), QuantilesOf(s.accepts)
 	return s.Flow
 }
 
@@ -137,7 +137,8 @@ func (b *Book) collect(i int, from, to, end time.Duration) *samples {
 	return s
 }
 
-func quantiles(values []time.Duration) Quantiles {
+// QuantilesOf are those of single times.
+func QuantilesOf(values []time.Duration) Quantiles {
 	if len(values) == 0 {
 		return Quantiles{}
 	}

@@ -1,0 +1,71 @@
+package replay
+
+import (
+	"context"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/spillway/spillway/cmd/spillway/internal/process"
+	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
+	"github.com/spillway/spillway/cmd/spillway/internal/replay/judge"
+)
+
+// sampleEvery is how often memory is looked at. The kernel keeps each process's
+// peak; looking is only for those that do not live until the end.
+const sampleEvery = 500 * time.Millisecond
+
+// sampler keeps the peak resident memory of processes by name.
+type sampler struct {
+	of      func() []readyfile.Process
+	ceiling func(name string) int64
+
+	mu    sync.Mutex
+	order []string
+	peak  map[string]judge.Memory
+}
+
+// run looks until ctx ends.
+func (s *sampler) run(ctx context.Context) {
+	tick := time.NewTicker(sampleEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.look()
+		}
+	}
+}
+
+func (s *sampler) look() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.peak == nil {
+		s.peak = make(map[string]judge.Memory)
+	}
+	for _, p := range s.of() {
+		u, ok := process.Measure(p.PID)
+		m, known := s.peak[p.Name]
+		if !known {
+			if !ok {
+				continue // not measurable here: it has no row
+			}
+			s.order = append(s.order, p.Name)
+		}
+		s.peak[p.Name] = judge.Memory{Process: p.Name, Peak: max(m.Peak, u.Peak), Ceiling: s.ceiling(p.Name), Restarts: p.Restarts}
+	}
+}
+
+// peaks returns what was found, and this process's own.
+func (s *sampler) peaks() (list []judge.Memory, own judge.Memory) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list = []judge.Memory{}
+	for _, name := range s.order {
+		list = append(list, s.peak[name])
+	}
+	u, _ := process.Measure(os.Getpid())
+	return list, judge.Memory{Process: "replay", Peak: u.Peak}
+}
