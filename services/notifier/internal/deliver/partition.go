@@ -112,6 +112,7 @@ func (p *partition) fetch(ctx context.Context) error {
 func (p *partition) poll(ctx context.Context, next *int64, begin *bool) error {
 	call, cancel := context.WithTimeout(ctx, pollWait+callSlack)
 	defer cancel()
+	sent := time.Now()
 	if *begin {
 		ends, err := p.room.ports.Log.Ends(call, p.room.cfg.Topic, []int{p.number})
 		if err != nil {
@@ -119,14 +120,18 @@ func (p *partition) poll(ctx context.Context, next *int64, begin *bool) error {
 		}
 		if end := ends[p.number]; *next < end.First || *next > end.Next {
 			start := max(end.First, end.Next-p.room.cfg.Back)
-			if !p.hand(ctx, portion{start: start}) {
+			first := portion{start: start}
+			if start == end.Next {
+				first.level = sent
+			}
+			if !p.hand(ctx, first) {
 				return ctx.Err()
 			}
 			*next = start
 		}
 		*begin = false
 	}
-	sent := time.Now()
+	sent = time.Now()
 	batch, err := p.room.ports.Log.Fetch(call, p.room.cfg.Topic, p.number, *next, fetchBytes, pollWait)
 	if err != nil {
 		return err
