@@ -23,7 +23,8 @@ import (
 // travels on it carries the trace of its own job.
 //
 // What comes in from outside is linked and never a parent, so that no caller
-// can merge or force traces (S38). Only W3C trace context is read and written:
+// can merge or force traces (S38), unless the telemetry says that all callers
+// are ours. Only W3C trace context is read and written:
 // baggage ends here (S39).
 type tracing struct {
 	telemetry *telemetry.Telemetry
@@ -80,16 +81,20 @@ func (c *call) end(ctx context.Context, err error) {
 	c.span.End()
 }
 
-// server begins the call of a handler; the caller's context becomes a link.
+// server begins the call of a handler; the caller's context becomes a link, or
+// the parent of callers that are ours.
 func (t *tracing) server(ctx context.Context, method string) (context.Context, *call) {
-	opts := []trace.SpanStartOption{trace.WithNewRoot()}
+	var remote trace.SpanContext
 	if md, ok := metadata.FromIncomingContext(ctx); ok {
-		remote := trace.SpanContextFromContext(t.telemetry.Propagator().Extract(context.Background(), carrier(md)))
-		if remote.IsValid() {
-			opts = append(opts, trace.WithLinks(trace.Link{SpanContext: remote}))
-		}
+		remote = trace.SpanContextFromContext(t.telemetry.Propagator().Extract(context.Background(), carrier(md)))
 	}
-	return t.begin(ctx, method, opts...)
+	switch {
+	case !remote.IsValid():
+		return t.begin(ctx, method, trace.WithNewRoot())
+	case t.telemetry.JoinsCallers():
+		return t.begin(trace.ContextWithRemoteSpanContext(ctx, remote), method)
+	}
+	return t.begin(ctx, method, trace.WithNewRoot(), trace.WithLinks(trace.Link{SpanContext: remote}))
 }
 
 // client is the interceptor of Dial.

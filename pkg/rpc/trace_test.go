@@ -30,6 +30,30 @@ func named(t *testing.T, spans tracetest.SpanStubs, kind trace.SpanKind) tracete
 	return tracetest.SpanStub{}
 }
 
+// TestTracesOfOurOwnCallersGoOn: where the telemetry says that callers are ours, a call is its caller's child.
+func TestTracesOfOurOwnCallersGoOn(t *testing.T) {
+	exporter := tracetest.NewInMemoryExporter()
+	tel := telemetry.New(telemetry.Config{TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter)), JoinCallers: true})
+	bubble(t, func(c *rpc.Config) { c.Telemetry = tel }, func(w *world) {
+		w.enqueue = func(context.Context, *enqueueRequest) (*enqueueResponse, error) { return new(enqueueResponse), nil }
+		for _, tel := range []*telemetry.Telemetry{tel, nil} { // the second caller is not traced
+			c := w.dial(rpc.DialConfig{Telemetry: tel, Token: sign(w, w.signer, rpc.Claims{Roles: []rpc.Role{rpc.RoleEnqueue}})})
+			if _, err := enqueuev1.NewEnqueueServiceClient(c).Enqueue(w.Context(), good()); err != nil {
+				w.Error(err)
+			}
+			c.Close()
+		}
+	})
+	spans := exporter.GetSpans()
+	client, server := named(t, spans, trace.SpanKindClient), named(t, spans, trace.SpanKindServer)
+	if len(spans) != 3 || server.Parent.SpanID() != client.SpanContext.SpanID() || server.SpanContext.TraceID() != client.SpanContext.TraceID() || len(server.Links) != 0 {
+		t.Errorf("the server's span has parent %v and links %v among %d spans", server.Parent, server.Links, len(spans))
+	}
+	if last := spans[2]; last.Parent.IsValid() || last.SpanContext.TraceID() == client.SpanContext.TraceID() {
+		t.Errorf("a caller without a trace: parent %v", last.Parent)
+	}
+}
+
 // TestS38OutsideTracesAreLinks: a caller's trace is a link and its decision to sample is ignored, whoever sends it.
 func TestS38OutsideTracesAreLinks(t *testing.T) {
 	exporter := tracetest.NewInMemoryExporter()

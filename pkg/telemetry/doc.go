@@ -13,6 +13,9 @@
 //	   ├─ queue wait (INTERNAL, back-dated; one attribute a cause)
 //	   └─ process tag (CONSUMER), in the worker
 //
+// The first line is for callers from outside. Where all callers are ours
+// (Config.JoinCallers) the call is its caller's child, and the whole is one trace.
+//
 // That holds for a first attempt within ten minutes of acceptance (Joined). Any
 // other attempt is a root of its own; every attempt links to the creation
 // context, a retry also to the attempt before it.

@@ -17,6 +17,7 @@ import (
 // global. A nil *Telemetry reports nothing.
 type Telemetry struct {
 	tracing, metering bool
+	joins             bool
 	traces            trace.TracerProvider
 	meters            metric.MeterProvider
 	tracer            trace.Tracer
@@ -29,6 +30,9 @@ type Telemetry struct {
 type Config struct {
 	TracerProvider trace.TracerProvider
 	MeterProvider  metric.MeterProvider
+	// JoinCallers has calls go on in their callers' traces. Without it they are
+	// roots of their own with a link: who calls could else force and merge traces.
+	JoinCallers bool
 	// Metrics serves the Prometheus text of MeterProvider.
 	Metrics http.Handler
 	// Logs exports log records.
@@ -40,7 +44,7 @@ type Config struct {
 // New makes a Telemetry of given providers.
 func New(cfg Config) *Telemetry {
 	t := &Telemetry{
-		tracing: cfg.TracerProvider != nil, metering: cfg.MeterProvider != nil,
+		tracing: cfg.TracerProvider != nil, metering: cfg.MeterProvider != nil, joins: cfg.JoinCallers,
 		traces: cfg.TracerProvider, meters: cfg.MeterProvider,
 		metrics: cfg.Metrics, logs: cfg.Logs, shutdown: cfg.Shutdown,
 	}
@@ -72,6 +76,9 @@ func (t *Telemetry) Tracing() bool { return t.orNop().tracing }
 
 // Metering tells whether measurements go anywhere.
 func (t *Telemetry) Metering() bool { return t.orNop().metering }
+
+// JoinsCallers tells whether a call goes on in its caller's trace.
+func (t *Telemetry) JoinsCallers() bool { return t.orNop().joins }
 
 // TracerProvider is never nil.
 func (t *Telemetry) TracerProvider() trace.TracerProvider { return t.orNop().traces }

@@ -44,6 +44,7 @@ type Setting func(*settings)
 type settings struct {
 	replica    string
 	prometheus bool
+	join       bool
 }
 
 // Replica names the instance in the resource (service.instance.id).
@@ -51,6 +52,9 @@ func Replica(name string) Setting { return func(s *settings) { s.replica = name 
 
 // Prometheus serves the metrics as text, by Telemetry.Metrics.
 func Prometheus() Setting { return func(s *settings) { s.prometheus = true } }
+
+// JoinCallers has calls go on in their callers' traces (telemetry.Config).
+func JoinCallers() Setting { return func(s *settings) { s.join = true } }
 
 // Setup makes the telemetry of one process. service is its service.name unless
 // OTEL_SERVICE_NAME says otherwise. When nothing is asked for the result costs
@@ -80,7 +84,7 @@ func Setup(ctx context.Context, service string, change ...Setting) (*telemetry.T
 	if len(made) == 0 {
 		return telemetry.Nop(), nil
 	}
-	cfg.Shutdown = made.shutdown
+	cfg.Shutdown, cfg.JoinCallers = made.shutdown, s.join
 	return telemetry.New(cfg), nil
 }
 

@@ -170,6 +170,7 @@ func (d *Dev) spec(s service) process.Spec {
 		"SPILLWAY_DURABILITY=" + d.durability,
 		"SPILLWAY_REFLECTION=true",
 		"SPILLWAY_METRICS=true",
+		"SPILLWAY_TRACE_JOIN=true", // all callers are of this machine's user
 		"SPILLWAY_LOG_LEVEL=" + d.opts.LogLevel,
 	}
 	env = append(env, connect.Of(d.file.Broker).Environ()...)

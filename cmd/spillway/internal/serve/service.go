@@ -35,6 +35,7 @@ type settings struct {
 	MACKeyFile  string `env:"SPILLWAY_MAC_KEY_FILE" doc:"file with the key of control and outcomes records"`
 	Replica     string `env:"SPILLWAY_REPLICA" doc:"name of this replica, kept over restarts"`
 	Metrics     bool   `env:"SPILLWAY_METRICS" default:"false" doc:"serve Prometheus metrics on the admin listener"`
+	JoinTraces  bool   `env:"SPILLWAY_TRACE_JOIN" default:"false" doc:"calls go on in their callers' traces instead of being linked to them: only where all callers are trusted, who then decide what is sampled"`
 	// Durability is what services that check topics declare; the others know the setting, so that all can share one environment.
 	Durability string     `env:"SPILLWAY_DURABILITY" default:"replicated" doc:"replicated (RF 3, min ISR 2) or single: weaker topics are refused"`
 	LogLevel   slog.Level `env:"SPILLWAY_LOG_LEVEL" default:"INFO" doc:"DEBUG, INFO, WARN or ERROR"`
@@ -171,6 +172,9 @@ func (s service) serve(ctx context.Context) (err error) {
 	telemetrySettings := []export.Setting{export.Replica(common.Replica)}
 	if common.Metrics {
 		telemetrySettings = append(telemetrySettings, export.Prometheus())
+	}
+	if common.JoinTraces {
+		telemetrySettings = append(telemetrySettings, export.JoinCallers())
 	}
 	if p.telemetry, err = export.Setup(ctx, "spillway-"+s.name, telemetrySettings...); err != nil {
 		return fmt.Errorf("telemetry: %w", err)
