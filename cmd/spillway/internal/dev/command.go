@@ -78,7 +78,7 @@ SPILLWAY_KAFKA_TLS, _CA_FILE, _SASL, _USER and _PASSWORD_FILE.`,
 	f.StringVar(&opts.Prefix, "prefix", "", "prefix of the topics' names in that cluster (default "+kafka.DefaultPrefix+")")
 	f.IntVar(&opts.Schedulers, "schedulers", 1, "scheduler replicas")
 	f.IntVar(&opts.Enqueues, "enqueues", 1, "enqueue replicas")
-	f.IntVar(&opts.Notifiers, "notifiers", 0, "notifier replicas, 0 for none")
+	f.IntVar(&opts.Notifiers, "notifiers", 1, "notifier replicas, 0 for none")
 	return cmd
 }
 

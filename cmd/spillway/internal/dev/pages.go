@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"time"
 
@@ -161,11 +160,11 @@ func (d *Dev) openPages(ports *reservation) (err error) {
 
 // closePages ends the pages, served or not.
 func (d *Dev) closePages() {
-	if d.pagesStop != nil {
-		d.pagesStop()
-	}
-	if d.pages != nil {
-		if err := d.pages.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+	switch {
+	case d.pagesStop != nil:
+		d.pagesStop() // the server closes the listener
+	case d.pages != nil:
+		if err := d.pages.Close(); err != nil {
 			d.log.Error("pages", "error", err.Error())
 		}
 	}
