@@ -200,6 +200,7 @@ func TestFirstJobWithoutContainers(t *testing.T) {
 	ada := subscribe(t, s.sockets, token)
 	ada.say(`{"t":"subscribe","channel":"user:acme:ada"}`)
 	ada.until(`"t":"sub"`)
+	s.once("cli", "source", "register", "notices", "--type", "notify")
 	s.once("cli", "job", "enqueue", "--source", "notices", "--type", "notify", "--tenant", "acme",
 		"--payload", `{"channel": "user:acme:ada", "class": "EVENT", "data": {"hello": "ada"}, "ttl": "60s"}`)
 	if got := ada.until(`"t":"msg"`); !strings.Contains(got, `"hello"`) || !strings.Contains(got, "user:acme:ada") {
