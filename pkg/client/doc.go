@@ -1,4 +1,4 @@
-// Package client is the SDK of those who enqueue jobs.
+// Package client is the SDK of those who enqueue jobs and publish notifications.
 //
 //	c, err := client.Dial("dns:///enqueue:7400")
 //	r, err := c.Enqueue(ctx, client.Job{Source: "crm-autotag", Tenant: "t1", Type: "tag", Payload: b})
@@ -24,4 +24,13 @@
 //
 // The context of a handler of pkg/worker names the job that runs. A job that is enqueued with it inherits the source, where none is given, and
 // is never more urgent than its parent; the chain of causes is written down, so that a loop can be found and stopped.
+//
+// # Notifications
+//
+//	n, err := client.DialNotifier("dns:///notifier:7420")
+//	p, err := n.Publish(ctx, client.Notification{Source: "crm-autotag", Tenant: "t1", Channel: "user:t1:anna", Data: []byte(`{"text":"done"}`)})
+//
+// A [Notifier] gives the guarantees above for notifications: durable when there is no error, never waiting for a websocket; one id for all tries
+// of a call, so that clients can drop a second copy; the same [Error]. A job of type notify is the other way: it is retried by its source's policy
+// when the notifier is away. Websockets are read with pkg/subscriber.
 package client

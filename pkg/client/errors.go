@@ -15,21 +15,22 @@ import (
 	jobv1 "github.com/spillway/spillway/proto/gen/spillway/job/v1"
 )
 
-// Error is why a job was not accepted, or may not have been. Branch on Refused, Code and Reason, never on the text.
+// Error is why a job or a notification was not accepted, or may not have been. Branch on Refused, Code and Reason, never on the text.
 type Error struct {
 	// Code is the gRPC status code, Reason the word that says why; empty when the failure has none, such as a broken connection.
 	Code   codes.Code
 	Reason string
 	// Message is for people.
 	Message string
-	// Refused is true when the job was certainly not accepted by any try of this call.
+	// Refused is true when it was certainly not accepted by any try of this call.
 	Refused bool
 	// Retry is how long the service asks to wait; 0 when it does not say.
 	Retry time.Duration
-	// Fields names what is wrong with the job, as "job.source: must be …".
+	// Fields names what is wrong with it, as "job.source: must be …", or "channel: …" of a notification.
 	Fields []string
 
-	cause error
+	cause   error
+	publish bool // it is about a notification
 }
 
 // Error is the reason and the message.
@@ -38,7 +39,11 @@ func (e *Error) Error() string {
 	if text == "" {
 		text = e.Code.String()
 	}
-	text = fmt.Sprintf("enqueue: %s: %s", text, e.Message)
+	verb := "enqueue"
+	if e.publish {
+		verb = "publish"
+	}
+	text = fmt.Sprintf("%s: %s: %s", verb, text, e.Message)
 	for _, f := range e.Fields {
 		text += "; " + f
 	}
@@ -60,7 +65,7 @@ func Reason(err error) string {
 	return ""
 }
 
-// Refused says that the error of a job means that it was certainly not accepted.
+// Refused says that the error of a job or a notification means that it was certainly not accepted.
 func Refused(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Refused
@@ -114,8 +119,12 @@ func refusal(err error) *Error {
 
 // afterUnknown is a refusal that answers a retry: the first try may have been accepted, and this says nothing about it.
 func (e *Error) afterUnknown() *Error {
+	what := "job"
+	if e.publish {
+		what = "notification"
+	}
 	return &Error{
-		Code: codes.Aborted, Reason: rpc.ReasonFateUnknown, Retry: e.Retry, cause: e,
-		Message: "an earlier try of this job may have been accepted; the last one was refused: " + e.Error(),
+		Code: codes.Aborted, Reason: rpc.ReasonFateUnknown, Retry: e.Retry, cause: e, publish: e.publish,
+		Message: "an earlier try of this " + what + " may have been accepted; the last one was refused: " + e.Error(),
 	}
 }
