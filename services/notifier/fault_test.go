@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/spillway/spillway/pkg/client"
+	"github.com/spillway/spillway/pkg/envelope"
 	"github.com/spillway/spillway/pkg/kafka"
 	"github.com/spillway/spillway/pkg/kafka/kafkatest"
 	"github.com/spillway/spillway/pkg/rpc"
@@ -193,6 +195,40 @@ func TestStopAnswersOpenCalls(t *testing.T) {
 		release()
 		if err := <-answered; err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// Calls through the SDK while the broker goes away and comes back: all are accepted in the end, each under one id, none is refused.
+func TestSDKOverABrokerRestart(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.ready()
+		w.register("crm")
+		sdk := client.NewNotifier(w.conn, client.WithTimeout(time.Minute))
+		defer sdk.Close()
+		var calls sync.WaitGroup
+		shard := envelope.Shard("tenant:t1", shards)
+		for i := range 300 {
+			calls.Go(func() {
+				time.Sleep(time.Duration(i) * 30 * time.Millisecond)
+				key := fmt.Sprint("k", i)
+				p, err := sdk.Publish(w.ctx, client.Notification{Source: "crm", Tenant: "t1", Channel: "tenant:t1", Data: []byte("1"), IdempotencyKey: key})
+				if want := envelope.KeyedJobID("crm", key, shard).String(); err != nil || p.ID != want {
+					t.Errorf("notification %d: %v, %v", i, p, err)
+				}
+			})
+		}
+		time.Sleep(2 * time.Second)
+		w.broker.Stop()
+		time.Sleep(5 * time.Second)
+		w.broker.Resume()
+		calls.Wait()
+		ids := map[string]bool{}
+		for _, m := range w.log()[shard] {
+			ids[decode(t, m).GetId()] = true
+		}
+		if len(ids) != 300 {
+			t.Errorf("%d notifications", len(ids))
 		}
 	})
 }

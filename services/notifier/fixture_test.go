@@ -151,7 +151,7 @@ func (w *world) ready() {
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		err := error(nil)
 		for _, c := range w.service.Health() {
-			if !c.OK && c.Name != "log" {
+			if !c.OK {
 				err = errors.Join(err, errors.New(c.Name+": "+c.Detail))
 			}
 		}
