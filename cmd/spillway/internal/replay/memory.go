@@ -54,7 +54,7 @@ func (s *sampler) look() {
 			}
 			s.order = append(s.order, p.Name)
 		}
-		s.peak[p.Name] = judge.Memory{Process: p.Name, Peak: max(m.Peak, u.Peak), Ceiling: s.ceiling(p.Name), Restarts: p.Restarts}
+		s.peak[p.Name] = judge.Memory{Process: p.Name, Peak: max(m.Peak, u.Peak), CPU: max(m.CPU, u.CPU.Seconds()), Ceiling: s.ceiling(p.Name), Restarts: p.Restarts}
 	}
 }
 
@@ -67,5 +67,5 @@ func (s *sampler) peaks() (list []judge.Memory, own judge.Memory) {
 		list = append(list, s.peak[name])
 	}
 	u, _ := process.Measure(os.Getpid())
-	return list, judge.Memory{Process: "replay", Peak: u.Peak}
+	return list, judge.Memory{Process: "replay", Peak: u.Peak, CPU: u.CPU.Seconds()}
 }

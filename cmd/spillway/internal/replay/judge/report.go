@@ -136,6 +136,8 @@ type Memory struct {
 	Peak    int64  `json:"peak_rss_bytes"`
 	// Ceiling is what the process may take; 0: nobody said.
 	Ceiling int64 `json:"ceiling_bytes,omitempty"`
+	// CPU is the time on all cores that it took, in seconds, since it started.
+	CPU float64 `json:"cpu_s,omitempty"`
 	// Restarts is how often it was started again.
 	Restarts int `json:"restarts,omitempty"`
 }
