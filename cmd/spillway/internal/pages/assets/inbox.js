@@ -130,7 +130,7 @@ function sayState() {
     connecting: 'Connecting…',
     live: 'Live',
     waiting: left > 1 ? `Back in ${left} s` : 'Reconnecting…',
-    stopped: 'Not connected',
+    stopped: 'Stopped',
   }[state.name];
   if ($('state').textContent !== text) $('state').textContent = text;
   $('connection').dataset.state = state.name;
@@ -150,7 +150,7 @@ function showChannels() {
   const to = $('to'), chosen = to.value;
   to.replaceChildren(...channels().map((channel) => {
     const { kind, name } = named(channel);
-    return new Option(`${kind} ${cut(name, 40)}`, channel, false, channel === chosen);
+    return new Option(`${kind} · ${cut(name, 40)}`, channel, false, channel === chosen);
   }));
 }
 

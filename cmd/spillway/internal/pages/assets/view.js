@@ -37,7 +37,7 @@ export function noteView(item) {
   note.dataset.id = item.id;
   note.tabIndex = -1;
   const tag = element('span', 'tag', kind);
-  note.append(element('div', 'head', tag, isolated('span', 'where', name), clock(item.at)));
+  note.append(element('div', 'head', tag, isolated('span', 'where', name === kind ? '' : name), clock(item.at)));
   if (item.title) note.append(isolated('div', 'title', item.title));
   if (item.text) note.append(isolated('div', 'text', item.text));
   const more = element('details', '', element('summary', '', 'Data'));
@@ -77,7 +77,7 @@ export function channelView(channel, known, unfollow) {
   const li = element('li', '', tag, label);
   li.dataset.channel = channel;
   if (!known) li.append(element('span', 'muted', '…'));
-  else if (!known.ok) li.append(isolated('span', 'muted refused', `refused${known.error ? ': ' + known.error : ''}`));
+  else if (!known.ok) li.append(isolated('span', 'muted refused', known.error ? `refused: ${String(known.error).toLowerCase().replaceAll('_', ' ')}` : 'refused'));
   if (unfollow) {
     const button = element('button', 'remove', '×');
     button.type = 'button';
