@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -22,10 +21,12 @@ import (
 	"github.com/spillway/spillway/pkg/kafka/produce"
 	"github.com/spillway/spillway/pkg/rpc"
 	"github.com/spillway/spillway/pkg/rpc/rpctest"
+	"github.com/spillway/spillway/pkg/subscriber"
 	automationv1 "github.com/spillway/spillway/proto/gen/spillway/automation/v1"
 	logv1 "github.com/spillway/spillway/proto/gen/spillway/log/v1"
 	notifierv1 "github.com/spillway/spillway/proto/gen/spillway/notifier/v1"
 	"github.com/spillway/spillway/services/notifier"
+	"github.com/spillway/spillway/services/notifier/internal/deliver/socket/sockettest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -47,6 +48,7 @@ type world struct {
 	ctx      context.Context
 	broker   *kafkatest.Broker
 	network  *rpctest.Network
+	web      *sockettest.Listener
 	signer   *rpc.Signer
 	client   *kafka.Client
 	records  *produce.Producer
@@ -73,7 +75,7 @@ func bubble(t *testing.T, f func(t *testing.T, w *world), settings ...setting) {
 
 // start makes a world; end ends it, and fails the test if the replica did not end well.
 func start(t testing.TB, settings ...setting) (w *world, end func()) {
-	w = &world{t: t, network: rpctest.NewNetwork(), broker: kafkatest.Start(t)}
+	w = &world{t: t, network: rpctest.NewNetwork(), broker: kafkatest.Start(t), web: sockettest.Listen()}
 	ctx, cancel := context.WithCancel(t.Context())
 	w.ctx = ctx
 	w.broker.Install(t, kafka.Layout{Topics: topics, Shards: shards, Lanes: lanes, Durability: kafka.Single})
@@ -102,7 +104,7 @@ func start(t testing.TB, settings ...setting) (w *world, end func()) {
 		Verifier: func(issuer func() string) (*rpc.Verifier, error) {
 			return rpc.NewVerifier(w.signer.JWKS(), issuer, time.Now())
 		},
-		MACKey: macKey, Listener: w.network.Listen("notifier:7420"), Web: w.network.Listen("notifier:7422"), Dial: w.network.Dial,
+		MACKey: macKey, Listener: w.network.Listen("notifier:7420"), Web: w.web, Dial: w.network.Dial,
 	}
 	for _, set := range settings {
 		set(&cfg, &deps)
@@ -140,9 +142,18 @@ func (w *world) dial(subject string, role rpc.Role, sources ...string) *grpc.Cli
 	return conn
 }
 
-// dialWeb connects to the listener of websockets.
-func (w *world) dialWeb(ctx context.Context, _, _ string) (net.Conn, error) {
-	return w.network.Dial(ctx, "notifier:7422")
+// subscribe connects a user of a tenant, who may hear its own and the tenant's channels and asks for these.
+func (w *world) subscribe(user, tenant, cursor string, channels ...string) (*subscriber.Session, error) {
+	w.t.Helper()
+	token, err := w.signer.SignSubscriber(rpc.SubscriberClaims{
+		Issuer: cluster, Subject: user, Tenant: tenant, Channels: []string{"tenant:" + tenant, "user:" + tenant + ":" + user, "topic:" + tenant + ":*"}, TTL: 10 * time.Minute,
+	}, time.Now())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
+	defer cancel()
+	return subscriber.Dial(ctx, "ws://notifier/v1/ws", subscriber.Config{Token: token, Channels: channels, Cursor: cursor, Dial: w.web.DialContext})
 }
 
 // ready waits until the replica is.

@@ -2,7 +2,6 @@ package notifier_test
 
 import (
 	"fmt"
-	"net/http"
 	"testing"
 	"time"
 
@@ -180,9 +179,8 @@ func TestHeldPublishes(t *testing.T) {
 func TestWebListener(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.ready()
-		web := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: w.dialWeb}}
 		for path, want := range map[string]bool{"/": false, "/v1/sse": false, "/metrics": false} {
-			resp, err := web.Get("http://notifier:7422" + path)
+			resp, err := w.web.Client().Get("http://notifier" + path)
 			if err != nil {
 				t.Fatal(err)
 			}
