@@ -16,8 +16,8 @@ func TestDevIsOnePerDirectoryAndEndsWithItsChildren(t *testing.T) {
 	dir := t.TempDir()
 	d := product.StartDev(t, dir)
 	r := d.File()
-	if len(r.Processes) != 4 || r.PID != d.PID() {
-		t.Errorf("processes %+v of %d, want broker, automation, scheduler and enqueue", r.Processes, r.PID)
+	if len(r.Processes) != 5 || r.PID != d.PID() {
+		t.Errorf("processes %+v of %d, want broker, automation, scheduler, notifier and enqueue", r.Processes, r.PID)
 	}
 	seen := make(map[int]bool)
 	for _, p := range r.Processes {
@@ -26,7 +26,7 @@ func TestDevIsOnePerDirectoryAndEndsWithItsChildren(t *testing.T) {
 		}
 		seen[p.PID] = true
 	}
-	for _, name := range []string{"dev.json", "ready.json", "keys/mac.key", "keys/token-key.pem", "keys/worker.token"} {
+	for _, name := range []string{"dev.json", "ready.json", "keys/mac.key", "keys/token-key.pem", "keys/worker.token", "keys/subscriber.token"} {
 		info, err := os.Stat(filepath.Join(dir, name))
 		if err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v, %v; it is a secret", name, info, err)
@@ -64,7 +64,7 @@ func TestDevIsOnePerDirectoryAndEndsWithItsChildren(t *testing.T) {
 
 func TestDevStartsAgainWhatEnds(t *testing.T) {
 	d := product.StartDev(t, t.TempDir())
-	for _, name := range []string{"automation", "enqueue", "scheduler-0", "broker"} {
+	for _, name := range []string{"automation", "enqueue", "notifier", "scheduler-0", "broker"} {
 		before := d.File().Process(name)
 		if err := syscall.Kill(before, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
