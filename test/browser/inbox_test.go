@@ -2,10 +2,15 @@ package browser
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/spillway/spillway/test/product"
 )
 
 // What is published appears at once, whoever published it: a person by the form, and a job.
@@ -33,6 +38,16 @@ func TestBrowserShowsWhatIsPublished(t *testing.T) {
 	p.shows(within, "By a job")
 	t.Logf("from the start of `job enqueue` to the page: %v", time.Since(began).Round(time.Millisecond))
 
+	// The command that an empty inbox shows does what it says.
+	var command string
+	p.eval(&command, `() => document.querySelector('#command').textContent`)
+	shell := exec.CommandContext(t.Context(), "sh", "-c", `spillway() { "$BINARY" "$@" --data-dir "$DATA"; }`+"\n"+command)
+	shell.Env = append(os.Environ(), "BINARY="+product.Binary(t), "DATA="+d.Dir)
+	if out, err := shell.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", command, err, out)
+	}
+	p.shows(within, "Hello from a job")
+
 	// A topic that is followed later, by name; its name needs escapes in the channel.
 	p.typeInto("#topic", "imports/ÄÖ 1")
 	p.click("#add button")
@@ -43,7 +58,7 @@ func TestBrowserShowsWhatIsPublished(t *testing.T) {
 	notify(t, d, "demo", "topic:demo:imports%2F%C3%84%C3%96%201", map[string]any{"title": "Of a topic"})
 	p.shows(within, "Of a topic")
 	p.until(within, "it is said to those who do not see it", `() => document.querySelector('#announce').textContent.includes('Of a topic')`)
-	if got, want := p.titles(), []string{"Of a topic", "By a job", "Typed by hand"}; !slices.Equal(got, want) {
+	if got, want := p.titles(), []string{"Of a topic", "Hello from a job", "By a job", "Typed by hand"}; !slices.Equal(got, want) {
 		t.Errorf("shown %q, want %q", got, want)
 	}
 	p.clean()
@@ -117,7 +132,8 @@ func (p *tab) exactly(want []string) {
 func TestBrowserTabsAreIndependent(t *testing.T) {
 	c, d := launch(t), dev(t)
 	one, two := c.live(inbox(t, d, "acme", "alice")), c.live(inbox(t, d, "acme", "alice"))
-	bob, other := c.live(inbox(t, d, "acme", "bob")), c.live(inbox(t, d, "other", "alice"))
+	// Bob came by the other name of the page: an origin of its own, which the notifier accepts, too.
+	bob, other := c.live(strings.Replace(inbox(t, d, "acme", "bob"), "127.0.0.1", "localhost", 1)), c.live(inbox(t, d, "other", "alice"))
 	notify(t, d, "acme", "user:acme:alice", map[string]string{"title": "for Alice"})
 	notify(t, d, "acme", "tenant:acme", map[string]string{"title": "for all of acme"})
 	notify(t, d, "other", "tenant:other", map[string]string{"title": "for the others"})

@@ -269,13 +269,14 @@ document.addEventListener('visibilitychange', () => {
   plan();
 });
 addEventListener('pagehide', store);
+addEventListener('pageshow', (event) => { if (event.persisted) session.start(); });
 
 $('who').textContent = `${user} of ${tenant}`;
 $('tenant').value = tenant;
 $('user').value = user;
-const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-$('command').textContent = `spillway job enqueue --source demo --tenant ${quote(tenant)} --type notify --payload ${quote(JSON.stringify({
-  channel: tenantChannel(tenant), class: 'EVENT', data: { title: 'Hello', text: 'from a job' },
-}))}`;
+// For a shell: a name that needs no quotes has none.
+const quote = (text) => /^[A-Za-z0-9._-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+$('command').textContent = `spillway job enqueue --source demo --tenant ${quote(tenant)} --type notify \\
+  --payload ${quote(JSON.stringify({ channel: tenantChannel(tenant), class: 'EVENT', data: { title: 'Hello from a job' } }))}`;
 show();
 session.start();
