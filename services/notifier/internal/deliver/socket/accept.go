@@ -46,10 +46,11 @@ var ErrRefused = errors.New("websocket refused")
 // nothing more may be written to w. The connection of w must be TCP or a Unix socket without TLS, or implement TryWriter.
 func Accept(w http.ResponseWriter, r *http.Request, cfg Config) (*Conn, error) {
 	if status, why := judge(r, cfg.Origins); status != 0 {
+		w.Header().Set("Connection", "close") // nobody waits for a body, or for a second try on this connection
 		if status == http.StatusUpgradeRequired {
 			w.Header().Set("Sec-WebSocket-Version", "13")
 			w.Header().Set("Upgrade", "websocket")
-			w.Header().Set("Connection", "Upgrade")
+			w.Header().Set("Connection", "close, Upgrade")
 		}
 		if status == http.StatusMethodNotAllowed {
 			w.Header().Set("Allow", http.MethodGet)
