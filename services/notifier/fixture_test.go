@@ -19,6 +19,7 @@ import (
 	"github.com/spillway/spillway/pkg/kafka"
 	"github.com/spillway/spillway/pkg/kafka/kafkatest"
 	"github.com/spillway/spillway/pkg/kafka/produce"
+	"github.com/spillway/spillway/pkg/kafka/rights"
 	"github.com/spillway/spillway/pkg/rpc"
 	"github.com/spillway/spillway/pkg/rpc/rpctest"
 	"github.com/spillway/spillway/pkg/subscriber"
@@ -40,6 +41,7 @@ const (
 var (
 	topics = kafka.Topics{Prefix: "spillway."}
 	macKey = []byte("0123456789abcdef0123456789abcdef")
+	layout = kafka.Layout{Topics: topics, Shards: shards, Lanes: lanes, Durability: kafka.Single}
 )
 
 // world is an installation in a bubble: a broker, a control log that the test writes, and one notifier replica that it talks to over gRPC.
@@ -75,13 +77,35 @@ func bubble(t *testing.T, f func(t *testing.T, w *world), settings ...setting) {
 
 // start makes a world; end ends it, and fails the test if the replica did not end well.
 func start(t testing.TB, settings ...setting) (w *world, end func()) {
-	w = &world{t: t, network: rpctest.NewNetwork(), broker: kafkatest.Start(t), web: sockettest.Listen()}
+	return startOn(t, kafkatest.Start(t), kafka.Security{}, settings...)
+}
+
+// startOn makes a world on a broker where the test is admin.
+func startOn(t testing.TB, broker *kafkatest.Broker, admin kafka.Security, settings ...setting) (w *world, end func()) {
+	w = &world{t: t, network: rpctest.NewNetwork(), broker: broker, web: sockettest.Listen()}
 	ctx, cancel := context.WithCancel(t.Context())
 	w.ctx = ctx
-	w.broker.Install(t, kafka.Layout{Topics: topics, Shards: shards, Lanes: lanes, Durability: kafka.Single})
-	w.client = w.broker.Client(t, "test", topics.All()...)
+	open := func(id string, topics ...string) *kafka.Client {
+		c := broker.Config(id, topics...)
+		c.Security = admin
+		client, err := kafka.New(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(client.Close)
+		return client
+	}
+	if err := kafka.Install(ctx, open("install"), layout); err != nil {
+		t.Fatal(err)
+	}
+	if admin.Mechanism != "" {
+		if _, err := rights.Grant(ctx, open("grant"), topics, rights.Defaults()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.client = open("test", topics.All()...)
 	w.records = produce.New(w.client, produce.Config{})
-	w.state = controllog.NewFollower(w.broker.Client(t, "test-control", topics.All()...), topics.Control(), macKey, slog.New(slog.DiscardHandler))
+	w.state = controllog.NewFollower(open("test-control", topics.All()...), topics.Control(), macKey, slog.New(slog.DiscardHandler))
 	w.control = controllog.NewWriter(w.records, w.state, topics.Control(), macKey)
 	var running sync.WaitGroup
 	running.Go(func() { w.records.Run(ctx) })

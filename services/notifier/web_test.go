@@ -1,0 +1,76 @@
+package notifier
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillway/spillway/services/notifier/internal/deliver/socket/sockettest"
+)
+
+// Connections that send nothing are bounded in number and in time, and those that have become websockets are not among them.
+func TestConnectionsThatAreNoWebsockets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		listener := sockettest.Listen()
+		var taken []net.Conn
+		w := newWeb(listener, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+			conn, _, err := rw.(http.Hijacker).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			taken = append(taken, conn)
+		}), slog.New(slog.DiscardHandler))
+		ended := make(chan error, 1)
+		ctx, stop := context.WithCancel(t.Context())
+		go func() { ended <- w.run(ctx) }()
+		become, err := listener.Dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(become, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		synctest.Wait()
+		if n := w.waiting.Load(); n != 0 || len(taken) != 1 {
+			t.Fatalf("%d waiting, %d taken", n, len(taken))
+		}
+		var idle []net.Conn
+		for range maxWaiting {
+			conn, err := listener.Dial()
+			if err != nil {
+				t.Fatal(err)
+			}
+			idle = append(idle, conn)
+			synctest.Wait()
+		}
+		over, err := listener.Dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := over.Read(make([]byte, 1)); err == nil {
+			t.Error("one more than may wait was kept")
+		}
+		if n := w.waiting.Load(); n != maxWaiting {
+			t.Errorf("%d waiting", n)
+		}
+		time.Sleep(headerWithin + time.Second)
+		synctest.Wait()
+		if n := w.waiting.Load(); n != 0 {
+			t.Errorf("%d waiting after their time", n)
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if _, err := taken[0].Write([]byte("x")); err != nil {
+			t.Error("a stop cut what has become a websocket:", err)
+		}
+		for _, c := range append(idle, become, over, taken[0]) {
+			c.Close()
+		}
+	})
+}
