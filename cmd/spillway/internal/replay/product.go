@@ -35,8 +35,6 @@ import (
 )
 
 const (
-	// publishTimeout outlasts the notifier's own deadline for a produce.
-	publishTimeout = 25 * time.Second
 	// stalledBuffer is the receive buffer of a client that does not read, in
 	// bytes: that of a small device, so that it is full soon and not only after
 	// the megabytes that a desktop's kernel takes.
@@ -60,9 +58,9 @@ type product struct {
 	issuer string
 	log    *slog.Logger
 
-	notifier notifierv1.NotifierServiceClient
-	conns    []*grpc.ClientConn
-	clients  []*sdk.Client
+	posts   *poster
+	conns   []*grpc.ClientConn
+	clients []*sdk.Client
 
 	mu      sync.Mutex
 	trouble map[string]int
@@ -99,7 +97,7 @@ func (p *product) open() error {
 		return fmt.Errorf("dial notifier: %w", err)
 	}
 	p.conns = append(p.conns, conn)
-	p.notifier = notifierv1.NewNotifierServiceClient(conn)
+	p.posts = &poster{to: notifierv1.NewNotifierServiceClient(conn), lines: make(map[string][]post)}
 	return nil
 }
 
@@ -154,10 +152,8 @@ func (p *product) work(ctx context.Context, to work.Events) error {
 
 // publish is the end of every job: one notification to its tenant.
 func (p *product) publish(ctx context.Context, job *worker.Job, in plan.Instruction) error {
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
-	defer cancel()
 	letter := judge.Letter{Run: in.Seed, Flow: in.Flow, Job: in.Seq, At: time.Now().UnixNano()}
-	_, err := p.notifier.Publish(ctx, &notifierv1.PublishRequest{
+	err := p.posts.publish(ctx, &notifierv1.PublishRequest{
 		Channel: judge.Channel(job.Tenant), Class: notifierv1.DeliveryClass_DELIVERY_CLASS_EVENT, Data: letter.Write(),
 		Source: job.Source, Tenant: job.Tenant, IdempotencyKey: job.ID,
 	})
@@ -288,6 +284,9 @@ func (p *product) account(ctx context.Context, s *send.Sender) (tally.Ledger, bo
 
 func (p *product) stop(keep bool) error {
 	var errs []error
+	if p.posts != nil {
+		p.posts.calls.Wait()
+	}
 	for _, c := range p.clients {
 		errs = append(errs, c.Close())
 	}

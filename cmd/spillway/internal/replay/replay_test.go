@@ -1,0 +1,119 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillway/spillway/cmd/spillway/internal/load/tally"
+	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
+	"github.com/spillway/spillway/cmd/spillway/internal/replay/judge"
+)
+
+// line is a client's connection in a test.
+type line struct {
+	in     chan []byte
+	closed chan struct{}
+}
+
+func (l *line) Next(ctx context.Context) ([]byte, bool, error) {
+	select {
+	case data, ok := <-l.in:
+		if !ok {
+			return nil, false, errors.New("cut")
+		}
+		return data, data == nil, nil
+	case <-ctx.Done():
+		return nil, false, ctx.Err()
+	}
+}
+
+func (l *line) Close() { close(l.closed) }
+
+// Readers take what comes, come back when they are cut off, and what they do not
+// have of finished jobs is missing. The others are connected and never read.
+func TestAudience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		run := judge.Plan(7, judge.Times{Quiet: time.Second, Flood: time.Second, After: time.Second})
+		jobs := make([]int, len(run.Flows))
+		for i, s := range run.Schedules {
+			jobs[i] = s.Count()
+		}
+		post := judge.NewPost(7, jobs, judge.Tenants*judge.Readers)
+		lines := make(map[client][]*line)
+		a := &audience{post: post, dial: func(_ context.Context, c client) (socket, error) {
+			l := &line{in: make(chan []byte), closed: make(chan struct{})}
+			lines[c] = append(lines[c], l)
+			return l, nil
+		}}
+		if err := a.take(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		first := client{number: 0, tenant: "t1", reads: true}
+		if len(lines) != judge.Tenants*judge.Clients || len(lines[first]) != 1 {
+			t.Fatalf("%d clients", len(lines))
+		}
+		letter := func(flow, job int) []byte {
+			return judge.Letter{Run: 7, Flow: uint32(flow), Job: uint32(job), At: time.Now().UnixNano()}.Write()
+		}
+		book := tally.New(run)
+		for k := range 3 {
+			book.Sent(0, k)
+			book.Finished(0, k)
+		}
+		book.Sent(1, 0) // not finished: nobody waits for its notification
+		lines[first][0].in <- letter(0, 0)
+		lines[first][0].in <- nil // a gap
+		close(lines[first][0].in)
+		time.Sleep(2 * redialEvery) // of the bubble
+		if len(lines[first]) != 2 {
+			t.Fatal("a reader that was cut off did not come back")
+		}
+		lines[first][1].in <- letter(0, 2)
+		synctest.Wait()
+		if expected, missing := a.missing(book, run); expected != 3 || missing != 1 {
+			t.Errorf("%d of %d are missing", missing, expected)
+		}
+		if again, gaps, cuts := post.Counts(); again != 0 || gaps != 1 || cuts != 1 {
+			t.Error(again, gaps, cuts)
+		}
+		a.leave()
+		for c, all := range lines {
+			for _, l := range all {
+				select {
+				case <-l.closed:
+				default:
+					t.Errorf("a connection of %+v was left open", c)
+				}
+			}
+		}
+	})
+}
+
+func TestIssuer(t *testing.T) {
+	if id, err := issuer("e30.eyJpc3MiOiJjbHVzdGVyLTEifQ.c2ln"); err != nil || id != "cluster-1" {
+		t.Errorf("%q, %v", id, err)
+	}
+	for _, token := range []string{"", "a.b", "a.!.c", "a.e30.c"} {
+		if _, err := issuer(token); err == nil {
+			t.Errorf("%q has an issuer", token)
+		}
+	}
+}
+
+// A process that was started again keeps its peak, and has its restart counted.
+func TestSamplerKeepsPeaks(t *testing.T) {
+	s := &sampler{ceiling: func(string) int64 { return 1 << 40 }, of: func() []readyfile.Process { return nil }}
+	s.peak = map[string]judge.Memory{"scheduler-0": {Process: "scheduler-0", Peak: 1 << 30}}
+	s.order = []string{"scheduler-0"}
+	s.of = func() []readyfile.Process {
+		return []readyfile.Process{{Name: "scheduler-0", PID: 0, Restarts: 1}, {Name: "unknown", PID: 0}}
+	}
+	s.look()
+	list, _ := s.peaks()
+	if len(list) != 1 || list[0].Peak != 1<<30 || list[0].Restarts != 1 {
+		t.Errorf("%+v", list)
+	}
+}
