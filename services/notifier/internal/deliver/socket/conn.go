@@ -105,7 +105,7 @@ func (c *Conn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
 
 // Close ends the connection and never waits: a close frame with code and reason (of at most 123 bytes, the rest is cut), if there is room for it at once, and then the end of
 // our side. The peer has two seconds to read it and to close; Read returns when it has, at the latest then. A peer that is in the middle of a frame, or has no room, is
-// cut off at once. A second Close does nothing. The error is that of the last write, if any.
+// cut off at once, and so is any peer with code 0. A second Close does nothing. The error is that of the last write, if any.
 func (c *Conn) Close(code int, reason string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -118,7 +118,7 @@ func (c *Conn) close(code int, reason string) error {
 	}
 	clear, err := c.flush()
 	c.closing = true
-	if err != nil || !clear {
+	if err != nil || !clear || code == 0 {
 		c.cut(true)
 		return err
 	}
