@@ -436,3 +436,48 @@ func TestATrimmedLogIsAGap(t *testing.T) {
 		}
 	})
 }
+
+// Sockets that are cut in the middle of a frame hold the rest of that frame and nothing else, however much comes, and get the rest when they read again.
+func TestOnlyTheFrameThatWasBegunIsHeld(t *testing.T) {
+	bubble(t, Config{StallAfter: time.Minute}, func(t *testing.T, w *world) {
+		s := w.dial(ann(), "tenant:acme")
+		w.expect(s, "sub tenant:acme ok")
+		most := 0
+		for i := range 300 {
+			w.log.append(record(4, "tenant:acme", fmt.Sprint(i), fmt.Sprintf("\"%0700d\"", 1), nil))
+			synctest.Wait()
+			for _, one := range w.room.all() {
+				most = max(most, one.held())
+			}
+		}
+		if most == 0 || most > 1024 {
+			t.Errorf("%d bytes were held", most)
+		}
+		time.Sleep(20 * time.Second) // tried a hundred times in vain
+		for i := range 300 {
+			w.expect(s, fmt.Sprint("msg tenant:acme ", i))
+		}
+		w.expect(s, "nothing")
+	})
+}
+
+// A client that is not read for the stall time is closed; the sweeper forgets it.
+func TestAStallHasItsTime(t *testing.T) {
+	bubble(t, Config{}, func(t *testing.T, w *world) {
+		s, other := w.dial(ann(), "tenant:acme"), w.dial(ann())
+		w.expect(s, "sub tenant:acme ok")
+		w.pass(30*time.Minute, s, other) // half an hour without anything to take is no stall
+		for i := range 100 {
+			w.log.append(record(4, "tenant:acme", fmt.Sprint(i), fmt.Sprintf("\"%0700d\"", 1), nil))
+		}
+		go w.pass(time.Minute, other)
+		time.Sleep(9 * time.Second)
+		if n := w.room.Sessions(); n != 2 {
+			t.Errorf("%d sessions after 9 s", n)
+		}
+		time.Sleep(4 * time.Second)
+		if n := w.room.Sessions(); n != 1 {
+			t.Errorf("%d sessions after 13 s", n)
+		}
+	})
+}
