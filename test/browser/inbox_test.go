@@ -97,7 +97,7 @@ func TestBrowserSurvivesANotifierThatDies(t *testing.T) {
 		tell(fmt.Sprintf("after %d", round))
 		p.shows(restarted, want[len(want)-1])
 		for _, title := range want {
-			p.shows(within, title)
+			p.shows(restarted, title)
 		}
 		p.live()
 		t.Logf("kill %d: all of it is shown %v later", round, time.Since(killed).Round(time.Millisecond))

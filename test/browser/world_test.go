@@ -28,8 +28,9 @@ const (
 	launchLimit = 30 * time.Second
 	// within bounds what a page has to show: a hundred times what it takes.
 	within = 20 * time.Second
-	// restarted bounds a notifier's return: it is started again at once, reads its log, and the page's longest pause is 20 s.
-	restarted = 45 * time.Second
+	// restarted bounds a notifier's return: it is started again at once, reads its log, and the page's longest pause is 20 s. A job that it held when it
+	// was killed is given out again when its lease has ended, 20 s later.
+	restarted = time.Minute
 )
 
 // chrome is a running browser.
