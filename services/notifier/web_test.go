@@ -54,6 +54,7 @@ func TestConnectionsThatAreNoWebsockets(t *testing.T) {
 		if _, err := over.Read(make([]byte, 1)); err == nil {
 			t.Error("one more than may wait was kept")
 		}
+		synctest.Wait() // its closing is counted after it
 		if n := w.waiting.Load(); n != maxWaiting {
 			t.Errorf("%d waiting", n)
 		}
