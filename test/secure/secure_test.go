@@ -103,6 +103,29 @@ func (s *site) as(user string) []string {
 	}
 }
 
+// client is a client of a user's own, with no service around it.
+func (s *site) client(user string) *kafka.Client {
+	s.t.Helper()
+	password, err := os.ReadFile(s.path(user + ".password"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ca, err := os.ReadFile(s.cluster.CAFile())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca)
+	c, err := kafka.New(kafka.Config{Addresses: s.cluster.Addresses(), ClientID: user, Security: kafka.Security{
+		TLS: &tls.Config{RootCAs: roots}, Mechanism: kafka.ScramSHA512, User: user,
+		Password: config.NewSecret(strings.TrimSpace(string(password))),
+	}})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return c
+}
+
 // process describes a process in an environment without settings but env; of a
 // variable that is there twice, the last counts.
 func (s *site) process(env []string, args ...string) *exec.Cmd {
@@ -359,23 +382,7 @@ func TestApacheSecureRefusals(t *testing.T) {
 func TestApacheSecureRights(t *testing.T) {
 	s := build(t)
 	as := func(user string) *kafka.Client {
-		password, err := os.ReadFile(s.path(user + ".password"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		ca, err := os.ReadFile(s.cluster.CAFile())
-		if err != nil {
-			t.Fatal(err)
-		}
-		roots := x509.NewCertPool()
-		roots.AppendCertsFromPEM(ca)
-		c, err := kafka.New(kafka.Config{Addresses: s.cluster.Addresses(), ClientID: user, Security: kafka.Security{
-			TLS: &tls.Config{RootCAs: roots}, Mechanism: kafka.ScramSHA512, User: user,
-			Password: config.NewSecret(strings.TrimSpace(string(password))),
-		}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := s.client(user)
 		t.Cleanup(c.Close)
 		return c
 	}
