@@ -70,10 +70,13 @@ func TestBrowserComesBackAsItIsTold(t *testing.T) {
 	// A gap is shown, with its reason.
 	p.eval(nil, `() => inject({ t: 'gap', scope: 'channels', reason: 'ring', cursor: 'x' })`)
 	p.until(within, "the gap is shown", `() => document.querySelector('.gap')?.innerText.includes('longer than the notifier keeps')`)
+	// A right that is gone is shown where the channel is.
+	p.eval(nil, `() => inject({ t: 'gap', scope: 'channel', channel: 'tenant:acme', reason: 'rights', cursor: 'x' })`)
+	p.until(within, "the channel is marked", `() => document.querySelector('#channels [data-channel="tenant:acme"] .refused')?.textContent === 'refused: not allowed'`)
 	// A cursor that is not one is answered with a gap, not with silence; and the page goes on.
 	p.eval(nil, `() => end(4000)`)
 	back("with a cursor that is not one")
-	p.until(within, "the gap of a bad cursor is shown", `() => document.querySelector('.gap')?.innerText.includes('not valid any more')`)
+	p.until(within, "the gap of a bad cursor is shown", `() => [...document.querySelectorAll('.gap')].some((e) => e.innerText.includes('not valid any more'))`)
 	notify(t, d, "acme", "user:acme:alice", map[string]string{"title": "after the gap"})
 	p.shows(within, "after the gap")
 

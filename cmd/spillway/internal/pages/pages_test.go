@@ -255,6 +255,10 @@ func TestPublishHandsOnWhatWasTyped(t *testing.T) {
 	if resp, answer := ask(t, "POST", address, "/publish", body, nil); resp.StatusCode != http.StatusBadGateway || answer != `{"error":"the log is away"}` {
 		t.Errorf("%d %s", resp.StatusCode, answer)
 	}
+	fail = fmt.Errorf("publish: %w", errors.New("rpc error: code = ResourceExhausted desc = over its publish_rate"))
+	if _, answer := ask(t, "POST", address, "/publish", body, nil); answer != `{"error":"over its publish_rate"}` {
+		t.Error(answer)
+	}
 	for bad, want := range map[string]int{
 		`{"tenant": "acme", "channel": "tenant:acme"}`:                                                   400,
 		`{"tenant": "", "channel": "tenant:acme", "data": 1}`:                                            400,
@@ -375,5 +379,22 @@ func TestOrigins(t *testing.T) {
 func TestWhatIsRequired(t *testing.T) {
 	if _, err := New(Config{}); err == nil {
 		t.Error("pages without a websocket and tokens")
+	}
+}
+
+func TestOnlyLoopbackIsServed(t *testing.T) {
+	p, err := New(Config{Websocket: func() string { return "" }, Token: func(_, _ string) (string, error) { return "", nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Serve(t.Context(), l); err == nil {
+		t.Error("pages on all addresses")
+	}
+	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the listener is still open: %v", err)
 	}
 }

@@ -68,7 +68,11 @@ func (p *Pages) post(do func(ctx context.Context, body []byte) (any, error)) htt
 			return
 		}
 		if err != nil {
-			answer(w, http.StatusBadGateway, failure{err.Error()})
+			text := err.Error()
+			if _, told, ok := strings.Cut(text, " desc = "); ok {
+				text = told // of a gRPC status, what it says to people
+			}
+			answer(w, http.StatusBadGateway, failure{text})
 			return
 		}
 		answer(w, http.StatusOK, result)

@@ -3,6 +3,7 @@ package pages
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -26,8 +27,13 @@ const (
 
 // Serve serves the pages on a listener of loopback until ctx ends, with a bound
 // on everything a client may hold. It closes the listener and returns once all
-// connections have gone; the error is nil after an end by ctx.
+// connections have gone; the error is nil after an end by ctx. A listener that
+// other machines reach is refused: the pages ask nobody who they are.
 func (p *Pages) Serve(ctx context.Context, l net.Listener) error {
+	if a, ok := l.Addr().(*net.TCPAddr); !ok || !a.IP.IsLoopback() {
+		l.Close()
+		return fmt.Errorf("pages: %v is not a loopback address", l.Addr())
+	}
 	server := &http.Server{
 		Handler: p, ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeader, ErrorLog: log.New(io.Discard, "", 0), // what is wrong with a client's bytes is the client's affair

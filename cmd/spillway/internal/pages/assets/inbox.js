@@ -31,11 +31,9 @@ const session = new Session({
     gap: (gap) => {
       items.add({ id: '', gap: true, at: Date.now(), text: gapText(gap) });
       arrived();
+      if (gap.reason === 'rights') told({ channel: gap.channel, ok: false, error: 'NOT_ALLOWED' });
     },
-    channel: (answer) => {
-      answers.set(answer.channel, answer);
-      showChannels();
-    },
+    channel: told,
     granted: (grant) => {
       $('send').hidden = !grant.publish;
     },
@@ -45,6 +43,13 @@ const session = new Session({
     },
   },
 });
+
+// told notes what the notifier says about a channel that is followed here.
+function told(answer) {
+  if (!channels().includes(answer.channel)) return;
+  answers.set(answer.channel, answer);
+  showChannels();
+}
 
 /* What is seen follows what is kept, once a frame at most, however much comes. */
 

@@ -12,11 +12,16 @@ class Refused extends Error {}
 
 // fetchGrant asks these pages for a token. The header is what other origins cannot send.
 async function fetchGrant(user, tenant) {
-  const response = await fetch('/session', {
-    method: 'POST', headers: { 'Content-Type': 'application/json', 'Spillway-Page': '1' }, body: JSON.stringify({ user, tenant }),
-    signal: AbortSignal.timeout(GRANT_TIMEOUT), cache: 'no-store', credentials: 'omit', redirect: 'error',
-  });
-  const answer = await response.json();
+  let response, answer = {};
+  try {
+    response = await fetch('/session', {
+      method: 'POST', headers: { 'Content-Type': 'application/json', 'Spillway-Page': '1' }, body: JSON.stringify({ user, tenant }),
+      signal: AbortSignal.timeout(GRANT_TIMEOUT), cache: 'no-store', credentials: 'omit', redirect: 'error',
+    });
+    answer = await response.json();
+  } catch {
+    if (!response) throw new Error('these pages do not answer; does spillway dev run?');
+  }
   if (!response.ok) {
     const error = typeof answer.error === 'string' ? answer.error : `status ${response.status}`;
     throw response.status >= 400 && response.status < 500 ? new Refused(error) : new Error(error);
