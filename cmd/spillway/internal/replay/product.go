@@ -43,13 +43,6 @@ const (
 	by = "spillway replay"
 )
 
-// ceilings are those of the contract, by the beginning of a process's name, in
-// bytes. `spillway dev` starts a process again that grows above its own.
-var ceilings = []struct {
-	name  string
-	bytes int64
-}{{"enqueue", 150 << 20}, {"scheduler", 300 << 20}, {"notifier", 300 << 20}, {"automation", 100 << 20}, {"broker", 1536 << 20}}
-
 // product is the stage on which Spillway runs: a dev of one's own.
 type product struct {
 	target func() readyfile.File
@@ -269,14 +262,7 @@ func (s *subscription) Close() { s.s.Cut() }
 
 func (p *product) processes() []readyfile.Process { return p.target().Processes }
 
-func (p *product) ceiling(name string) int64 {
-	for _, c := range ceilings {
-		if strings.HasPrefix(name, c.name) {
-			return c.bytes
-		}
-	}
-	return 0
-}
+func (p *product) ceiling(name string) int64 { return dev.Ceiling(name) }
 
 func (p *product) account(ctx context.Context, s *send.Sender) (tally.Ledger, bool, error) {
 	return account.Reconcile(ctx, p.target(), s)
