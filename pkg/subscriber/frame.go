@@ -19,7 +19,7 @@ const (
 	Sub      = "sub"      // answers a subscribe: Channel, OK, Error
 	Gap      = "gap"      // messages were missed, or may have been: Scope, Channel, Reason, Cursor
 	Pressure = "pressure" // the product is under pressure: Level, Since, DelayedMS
-	Go       = "go"       // leave and come back after AfterMS: Code, AfterMS
+	Go       = "go"       // the session will be closed with Code in AfterMS; then come back at once: Code, AfterMS
 	Error    = "error"    // something that the client sent was not understood or over a limit: Code, Text
 	ping     = "ping"
 )

@@ -139,10 +139,10 @@ func (g Gap) Append(b []byte) []byte {
 	return append(appendText(append(b, `,"cursor":`...), g.Cursor), '}')
 }
 
-// Go asks the client to leave and come back: the server closes with Code soon after it.
+// Go tells the client its slot: the server closes with Code when After has passed, and then the client comes back.
 type Go struct {
 	Code  int
-	After time.Duration // how long to wait before coming back; whole milliseconds
+	After time.Duration // whole milliseconds
 }
 
 // Append writes the frame.
