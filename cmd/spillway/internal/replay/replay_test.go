@@ -68,6 +68,7 @@ func TestAudience(t *testing.T) {
 		lines[first][0].in <- nil // a gap
 		close(lines[first][0].in)
 		time.Sleep(2 * redialEvery) // of the bubble
+		synctest.Wait()
 		if len(lines[first]) != 2 {
 			t.Fatal("a reader that was cut off did not come back")
 		}
