@@ -190,6 +190,8 @@ func pair(t testing.TB, toClient, toServer int) (*sockettest.Conn, *socket.Conn)
 	return client, <-accepted
 }
 
+func wsText(text string) ws.Frame { return ws.NewTextFrame([]byte(text)) }
+
 func masked(frames ...ws.Frame) []byte {
 	var b bytes.Buffer
 	for _, f := range frames {
