@@ -63,6 +63,7 @@ type Admission struct {
 type account struct {
 	held   int64 // bytes in flight
 	bucket bucket
+	line   line // of jobs
 }
 
 // NewAdmission returns an Admission that has seen nothing; now starts its clock. limit bounds the bytes in flight.
@@ -92,6 +93,9 @@ func (a *Admission) Admit(now time.Time, caller Caller, d *Draft, view View) *Re
 	if src.PublishRate > 0 {
 		rate := src.PublishRate / float64(max(view.Replicas(), 1))
 		if wait := acc.bucket.take(rate, now.Sub(a.start)); wait > 0 {
+			if caller.Job {
+				wait = acc.line.place(rate, now.Sub(a.start), wait)
+			}
 			return &Refusal{
 				Reason: QuotaExceeded, Message: "above the source's publish rate", Retry: wait, Quota: "publish_rate",
 				Metadata: map[string]string{"limit": strconv.FormatFloat(rate, 'g', -1, 64)},

@@ -28,3 +28,24 @@ func (b *bucket) take(rate float64, now time.Duration) (wait time.Duration) {
 	b.spent = spent + 1
 	return 0
 }
+
+// line gives those that were refused and will certainly come back, which are jobs, each a time of its own to do so, one token apart: else all of a
+// backlog would come for every single token. A caller who may never come back has no place in it. The zero value is empty.
+type line struct {
+	last time.Duration // the latest time that was given away, on the clock of the admission
+}
+
+// longestLine bounds the times that are given away. Who would come later comes then and asks again, so a backlog of n jobs asks n times in it; the
+// quota may be raised meanwhile, too.
+const longestLine = 30 * time.Second
+
+// place is how long to stay away, at least wait; rate is above 0, in tokens per second.
+func (l *line) place(rate float64, now, wait time.Duration) time.Duration {
+	gap := time.Duration(math.Min(float64(time.Second)/rate, float64(longestLine)))
+	at := max(l.last+gap, now+wait)
+	if at > now+longestLine {
+		return max(wait, longestLine)
+	}
+	l.last = at
+	return at - now
+}

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -58,5 +59,58 @@ func TestBucketWhoseRateChanges(t *testing.T) {
 	}
 	if wait := b.take(0.0001, time.Second); wait > longestWait {
 		t.Errorf("told to wait %v", wait)
+	}
+}
+
+// A backlog of jobs over the quota is through in the time that the quota says, and each of them asks a few times at most: without places in a line
+// all of them would come for every token.
+func TestJobsOverTheQuotaStandInLine(t *testing.T) {
+	for _, c := range []struct {
+		rate       float64
+		jobs       int
+		mostAsked  int // in all
+		mostWithin time.Duration
+	}{
+		{50, 500, 2 * 500, 12 * time.Second},
+		{50, 3000, 5 * 3000, 70 * time.Second}, // a minute of work: more than the line holds
+		{0.5, 10, 4 * 10, 40 * time.Second},
+	} {
+		view := &registry{sources: map[string]*Source{"crm": {PublishRate: c.rate}}, replicas: 1}
+		a := NewAdmission(start, 1<<30)
+		returns := make([]time.Duration, c.jobs) // when each comes, all at first
+		asked, end := 0, time.Duration(0)
+		for len(returns) > 0 {
+			next := 0
+			for i, at := range returns {
+				if at < returns[next] {
+					next = i
+				}
+			}
+			now := returns[next]
+			asked++
+			r := a.Admit(start.Add(now), Caller{Job: true}, draftOf("crm", 1), view)
+			if r == nil {
+				end = now
+				returns = slices.Delete(returns, next, next+1)
+				continue
+			}
+			returns[next] = now + r.Retry
+		}
+		if asked > c.mostAsked || end > c.mostWithin {
+			t.Errorf("%d jobs at %v a second asked %d times, at most %d, and were through after %v, at most %v", c.jobs, c.rate, asked, c.mostAsked, end, c.mostWithin)
+		}
+	}
+}
+
+// Calls are told when the next token comes: nobody knows whether they come back.
+func TestCallsStandInNoLine(t *testing.T) {
+	view := &registry{sources: map[string]*Source{"crm": {PublishRate: 10, Principals: anyone}}, replicas: 1}
+	a := NewAdmission(start, 1<<30)
+	for a.Admit(start, svc, draftOf("crm", 1), view) == nil {
+	}
+	for range 100 {
+		if r := a.Admit(start, svc, draftOf("crm", 1), view); r.Retry != time.Second/10 {
+			t.Fatalf("told to wait %v", r.Retry)
+		}
 	}
 }

@@ -17,9 +17,9 @@ const JobType = "notify"
 const (
 	// maxPayload bounds what is decoded: four times the data, for white space and the names around it.
 	maxPayload = 4 * core.MaxData
-	// blockedSnooze is how long a job of a blocked source waits. Its scheduler, which heard of the block at about the same time, does not start it
-	// again before the block ends.
-	blockedSnooze = 5 * time.Second
+	// standBack is how long a job waits whose source is blocked, or when too many bytes wait for the log. The scheduler hears of a block at about the
+	// same time, and does not start it again before the block ends.
+	standBack = 5 * time.Second
 )
 
 // payload is that of a notify job. Fields that this release does not know are ignored.
@@ -46,10 +46,10 @@ func (r *Room) Handle(ctx context.Context, job *worker.Job) error {
 	switch refusal.Reason {
 	case core.Invalid, core.PayloadTooLarge:
 		return worker.Permanent(fmt.Errorf("notify: %w", refusal))
-	case core.QuotaExceeded, core.Overloaded:
+	case core.QuotaExceeded:
 		return worker.Snooze(refusal.Retry)
-	case core.SourceBlocked:
-		return worker.Snooze(blockedSnooze)
+	case core.Overloaded, core.SourceBlocked:
+		return worker.Snooze(standBack)
 	default:
 		return fmt.Errorf("notify: %w", refusal)
 	}
