@@ -314,22 +314,24 @@ func (p *partition) deliver(now time.Time, spans *spans) {
 	clear(p.frames)
 }
 
-// send writes p.frames to a seat's socket, and behind them the cursor when it is due: with all of them the client has everything of this partition
-// below reached. It returns how many of the frames were taken.
+// send writes p.frames to a seat's socket, and then the cursor if it is due: with all of them the client has everything of this partition below reached. It
+// returns how many were taken. A cursor is made only for who takes everything, because it costs more than a try does and the stalled are tried often.
 func (p *partition) send(t *seat, reached int64, now time.Time) int {
-	s, n := t.session, len(p.frames)
-	tell := s.due(now)
-	if tell {
-		s.stale.Store(false) // before the cursor is made: what comes later makes it stale again
-		p.frames = append(p.frames, socket.Text(s.cursorFrame(p.number, reached)))
-	}
+	s := t.session
 	whole := s.write(p.frames...)
-	switch {
-	case tell && whole > n:
+	if whole == 0 {
+		return 0
+	}
+	p.room.meters.delivered(whole)
+	if whole < len(p.frames) || !s.due(now) {
+		s.stale.Store(true)
+		return whole
+	}
+	s.stale.Store(false) // before the cursor is made: what comes later makes it stale again
+	if s.offer(s.cursorFrame(p.number, reached)) {
 		s.told.Store(s.age(now))
-	case tell || whole > 0:
+	} else {
 		s.stale.Store(true)
 	}
-	p.room.meters.delivered(min(whole, n))
-	return min(whole, n)
+	return whole
 }
