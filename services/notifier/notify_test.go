@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/spillway/spillway/pkg/envelope"
+	"github.com/spillway/spillway/pkg/kafka/kafkatest"
 	"github.com/spillway/spillway/pkg/rpc/rpctest"
 	"github.com/spillway/spillway/pkg/telemetry"
 	automationv1 "github.com/spillway/spillway/proto/gen/spillway/automation/v1"
@@ -248,4 +249,35 @@ func TestWithoutSchedulers(t *testing.T) {
 			t.Errorf("stopped after %v", took)
 		}
 	}, func(c *notifier.Config, d *notifier.Deps) { c.Schedulers = rpctest.Target("nobody") })
+}
+
+// A stop lets jobs that run end, and their results are settled; the sockets are gone by then.
+func TestStopEndsJobs(t *testing.T) {
+	var s *scheduler
+	bubble(t, func(t *testing.T, w *world) {
+		defer s.server.Stop()
+		w.ready()
+		w.register("crm")
+		release := w.broker.Hold(kafkatest.Produce)
+		result := make(chan *schedulerv1.Result, 1)
+		go func() { result <- s.run(t, 1, "crm", "t1", `{"channel":"user:t1:anna","class":"EVENT","data":1}`, "") }()
+		time.Sleep(time.Second)
+		w.stop()
+		time.Sleep(time.Second)
+		select {
+		case err := <-w.ended:
+			t.Fatal("ended with a job under way:", err)
+		default:
+		}
+		release()
+		if r := <-result; r.Kind != schedulerv1.ResultKind_RESULT_KIND_SUCCESS {
+			t.Error(r)
+		}
+		began := time.Now()
+		err := <-w.ended
+		w.ended <- err
+		if err != nil || time.Since(began) > time.Second || w.written() != 1 {
+			t.Errorf("%v, %v after the job, %d records", err, time.Since(began), w.written())
+		}
+	}, withScheduler(t, &s))
 }
