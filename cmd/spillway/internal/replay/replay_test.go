@@ -37,11 +37,7 @@ func (l *line) Close() { close(l.closed) }
 func TestAudience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		run := judge.Plan(7, judge.Times{Quiet: time.Second, Flood: time.Second, After: time.Second})
-		jobs := make([]int, len(run.Flows))
-		for i, s := range run.Schedules {
-			jobs[i] = s.Count()
-		}
-		post := judge.NewPost(7, jobs, judge.Tenants*judge.Readers)
+		post := judge.NewPost(run, judge.Tenants*judge.Readers)
 		lines := make(map[client][]*line)
 		a := &audience{post: post, dial: func(_ context.Context, c client) (socket, error) {
 			l := &line{in: make(chan []byte), closed: make(chan struct{})}

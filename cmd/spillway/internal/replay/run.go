@@ -60,11 +60,7 @@ const flooder = judge.Tenants
 func (r *runner) play(ctx context.Context) (*judge.Report, error) {
 	r.run = judge.Plan(rand.Uint64()>>seedShift, r.times)
 	r.book = tally.New(r.run)
-	jobs := make([]int, len(r.run.Flows))
-	for i, s := range r.run.Schedules {
-		jobs[i] = s.Count()
-	}
-	r.post = judge.NewPost(r.run.Seed, jobs, judge.Tenants*judge.Readers)
+	r.post = judge.NewPost(r.run, judge.Tenants*judge.Readers)
 	r.warm = make(chan int, len(r.run.Flows))
 	ids, err := os.OpenFile(r.ids, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -219,13 +215,14 @@ func (r *runner) timeline(ctx context.Context, sender *send.Sender, op operator)
 	end := time.Since(base)
 	rep.Victims.Quiet, rep.Notifications.Quiet = r.waits(0, r.times.Quiet, end), r.post.Between(0, r.times.Quiet)
 	rep.Victims.Flood, rep.Notifications.Flood = r.waits(r.times.Quiet, floodEnd, end), r.post.Between(r.times.Quiet, floodEnd)
+	rep.Screens.Quiet, rep.Screens.Flood = r.post.Screens(0, r.times.Quiet), r.post.Screens(r.times.Quiet, floodEnd)
 	if rep.Switch != nil {
 		held := r.waits(heldFrom, heldTo, end)
 		rep.Victims.Held = &held
 	}
 	if after > 0 {
-		waits, posts := r.waits(after, afterEnd, end), r.post.Between(after, afterEnd)
-		rep.Victims.After, rep.Notifications.After = &waits, &posts
+		waits, posts, screens := r.waits(after, afterEnd, end), r.post.Between(after, afterEnd), r.post.Screens(after, afterEnd)
+		rep.Victims.After, rep.Notifications.After, rep.Screens.After = &waits, &posts, &screens
 	}
 	if rep.Switch != nil {
 		rep.Switch.StartedAfterHold = r.book.StartedWithin(flooder, heldFrom, heldTo)

@@ -23,6 +23,7 @@ func kept() *Report {
 			Held: &Spread{Jobs: 600, Finished: 600, P50: 1.2, P99: 4, Max: 9}, After: &Spread{Jobs: 1600, Finished: 1600, P50: 1.1, P99: 3.9, Max: 8}},
 		Notifications: Notifications{Quiet: Spread{Jobs: 3000, P50: 2, P99: 6, Max: 12}, Flood: Spread{Jobs: 3000, P50: 2, P99: 7, Max: 15}, After: &Spread{Jobs: 1600, P50: 2, P99: 6, Max: 9},
 			Expected: 188_000, Clients: 40, Stalled: 20},
+		Screens:   Screens{Quiet: Spread{Jobs: 3000, P50: 23, P99: 29, Max: 40}, Flood: Spread{Jobs: 3000, P50: 24, P99: 31, Max: 50}, After: &Spread{Jobs: 1600, P50: 23, P99: 28, Max: 33}},
 		Flood:     Flood{Source: Flooder, Accepted: 180_000, Finished: 180_000, NamedAfter: &named, Drained: &drained, True: Flooder},
 		Switch:    &Switch{HoldMS: 41, ResumeMS: &resumed},
 		Memory:    []Memory{{Process: "broker", Peak: 300 << 20, Ceiling: 1536 << 20}, {Process: "scheduler-0", Peak: 90 << 20, Ceiling: 300 << 20}},
@@ -187,11 +188,8 @@ func TestTraffic(t *testing.T) {
 // the tenants' own for the times.
 func TestPost(t *testing.T) {
 	base := time.Unix(1_700_000_000, 0)
-	jobs := make([]int, Tenants+1)
-	for i := range jobs {
-		jobs[i] = 100
-	}
-	p := NewPost(7, jobs, 2)
+	run := Plan(7, Times{Quiet: time.Second, Flood: 2 * time.Second, Drain: 6 * time.Second, After: time.Second})
+	p := NewPost(run, 2)
 	p.Begin(base)
 	at := func(d time.Duration) int64 { return base.Add(d).UnixNano() }
 	took := func(reader int, l Letter, after time.Duration) {
@@ -202,7 +200,7 @@ func TestPost(t *testing.T) {
 	took(1, Letter{Run: 7, Flow: 3, Job: 99, At: at(time.Second)}, 9*time.Millisecond) // again
 	took(0, Letter{Run: 7, Flow: Tenants, Job: 1, At: at(time.Second)}, time.Second)   // of the flood
 	took(0, Letter{Run: 8, Flow: 3, Job: 1, At: at(time.Second)}, time.Second)         // of another run
-	took(0, Letter{Run: 7, Flow: 3, Job: 100, At: at(time.Second)}, time.Second)       // there is none
+	took(0, Letter{Run: 7, Flow: 3, Job: 200, At: at(time.Second)}, time.Second)       // there is none
 	p.Took(0, []byte("no letter"), base)
 	took(0, Letter{Run: 7, Flow: 4, Job: 0, At: at(3 * time.Second)}, 6*time.Millisecond)
 	p.Gap()
@@ -212,6 +210,11 @@ func TestPost(t *testing.T) {
 	}
 	if s := p.Between(2*time.Second, 4*time.Second); s.Jobs != 1 || s.P99 != 6 {
 		t.Errorf("%+v", s)
+	}
+	// Job 0 of flow 4 was due at its phase of the first tenth of a second; it was asked for at 3 s and took 6 ms.
+	due := run.Schedules[4].At(0)
+	if s := p.Screens(0, 100*time.Millisecond); s.Jobs != 1 || s.Max != float64((3*time.Second+6*time.Millisecond-due).Round(time.Microsecond).Microseconds())/1000 {
+		t.Errorf("%+v, due %v", s, due)
 	}
 	if !p.Has(0, 3, 99) || !p.Has(0, Tenants, 1) || p.Has(1, Tenants, 1) || p.Has(0, 3, 1) {
 		t.Error("who has what")

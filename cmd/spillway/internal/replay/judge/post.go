@@ -5,6 +5,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/spillway/spillway/cmd/spillway/internal/load/plan"
 )
 
 // Letter is what a notification of a replay says.
@@ -32,7 +34,7 @@ func (l Letter) Write() []byte {
 // Post is the account of the notifications: what the readers got and how long
 // it took. Safe for concurrent use.
 type Post struct {
-	run   uint64
+	run   plan.Run
 	base  time.Time
 	jobs  []int // by flow
 	mu    sync.Mutex
@@ -46,12 +48,19 @@ type Post struct {
 // boxes are bits by flow and job.
 type boxes map[uint32][]uint64
 
-// take is the way of one notification.
-type take struct{ at, took time.Duration }
+// take is the way of one notification. All times but took are since the run's
+// begin.
+type take struct {
+	due, at time.Duration // when its job was due, when the handler asked for it
+	took    time.Duration // from then on
+}
 
-// NewPost opens the account of a run; jobs is how many each flow has.
-func NewPost(run uint64, jobs []int, readers int) *Post {
-	p := &Post{run: run, jobs: jobs, got: make([]boxes, readers)}
+// NewPost opens the account of a run.
+func NewPost(run plan.Run, readers int) *Post {
+	p := &Post{run: run, got: make([]boxes, readers)}
+	for _, s := range run.Schedules {
+		p.jobs = append(p.jobs, s.Count())
+	}
 	for i := range p.got {
 		p.got[i] = make(boxes)
 	}
@@ -65,7 +74,7 @@ func (p *Post) Begin(base time.Time) { p.mu.Lock(); p.base = base; p.mu.Unlock()
 // the times: those are what a flood must not touch.
 func (p *Post) Took(reader int, data []byte, now time.Time) {
 	var l Letter
-	if json.Unmarshal(data, &l) != nil || l.Run != p.run || int(l.Flow) >= len(p.jobs) || int(l.Job) >= p.jobs[l.Flow] {
+	if json.Unmarshal(data, &l) != nil || l.Run != p.run.Seed || int(l.Flow) >= len(p.jobs) || int(l.Job) >= p.jobs[l.Flow] {
 		return
 	}
 	p.mu.Lock()
@@ -82,7 +91,9 @@ func (p *Post) Took(reader int, data []byte, now time.Time) {
 		return
 	}
 	if l.Flow < Tenants {
-		p.takes = append(p.takes, take{time.Duration(l.At - p.base.UnixNano()), time.Duration(now.UnixNano() - l.At)})
+		p.takes = append(p.takes, take{
+			due: p.run.Schedules[l.Flow].At(int(l.Job)), at: time.Duration(l.At - p.base.UnixNano()), took: time.Duration(now.UnixNano() - l.At),
+		})
 	}
 }
 
@@ -110,6 +121,21 @@ func (p *Post) Between(from, to time.Duration) Spread {
 	for _, t := range p.takes {
 		if t.at >= from && t.at < to {
 			times = append(times, t.took)
+		}
+	}
+	return NewSpread(times)
+}
+
+// Screens are the times from when a tenant's job was due to its notification at
+// a client, of the jobs due from from on and before to. What never came is not
+// among them.
+func (p *Post) Screens(from, to time.Duration) Spread {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var times []time.Duration
+	for _, t := range p.takes {
+		if t.due >= from && t.due < to {
+			times = append(times, t.at+t.took-t.due)
 		}
 	}
 	return NewSpread(times)

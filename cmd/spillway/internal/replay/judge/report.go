@@ -28,6 +28,7 @@ type Report struct {
 
 	Victims       Victims       `json:"victims"`
 	Notifications Notifications `json:"notifications"`
+	Screens       Screens       `json:"screens"`
 	Flood         Flood         `json:"flood"`
 	// Switch is nil where nothing was held.
 	Switch *Switch  `json:"switch,omitempty"`
@@ -103,6 +104,14 @@ type Notifications struct {
 	// Clients is how many there were, Stalled those of them that never read.
 	Clients int `json:"clients"`
 	Stalled int `json:"stalled"`
+}
+
+// Screens is what a customer sees: the time from when a tenant's job was due to
+// its notification at a client that reads.
+type Screens struct {
+	Quiet Spread  `json:"quiet"`
+	Flood Spread  `json:"flood"`
+	After *Spread `json:"after,omitempty"`
 }
 
 // Flood is the source that flooded, as it was found.

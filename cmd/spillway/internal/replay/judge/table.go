@@ -25,14 +25,17 @@ func (r *Report) WriteTable(w io.Writer) error {
 	p50, p99, most := func(s Spread) string { return ms(s.P50) }, func(s Spread) string { return ms(s.P99) }, func(s Spread) string { return ms(s.Max) }
 	count := func(s Spread) string { return fmt.Sprint(s.Jobs) }
 	v, n := r.Victims, r.Notifications
-	row("tenants' jobs", count, v.Quiet, v.Flood, v.After)
-	row("they wait, median", p50, v.Quiet, v.Flood, v.After)
+	row("tenants' jobs due", count, v.Quiet, v.Flood, v.After)
+	row("wait to start, median", p50, v.Quiet, v.Flood, v.After)
 	row("p99", p99, v.Quiet, v.Flood, v.After)
 	row("longest", most, v.Quiet, v.Flood, v.After)
-	row("notifications", count, n.Quiet, n.Flood, n.After)
-	row("median", p50, n.Quiet, n.Flood, n.After)
+	row("notifications published", count, n.Quiet, n.Flood, n.After)
+	row("to the client, median", p50, n.Quiet, n.Flood, n.After)
 	row("p99", p99, n.Quiet, n.Flood, n.After)
 	row("longest", most, n.Quiet, n.Flood, n.After)
+	e := r.Screens
+	row("from due to the client, median", p50, e.Quiet, e.Flood, e.After)
+	row("p99", p99, e.Quiet, e.Flood, e.After)
 	if err := t.Flush(); err != nil {
 		return err
 	}
