@@ -110,10 +110,15 @@ func TestCallsWithoutGoodCredentials(t *testing.T) {
 			return nil, nil
 		}
 		token := sign(w, w.signer, rpc.Claims{Roles: []rpc.Role{rpc.RoleEnqueue}})
+		subscriber, err := w.signer.SignSubscriber(rpc.SubscriberClaims{Issuer: cluster, Subject: "tester", Tenant: "t", Channels: []string{"topic:t:*"}, TTL: time.Minute}, time.Now())
+		if err != nil {
+			w.Fatal(err)
+		}
 		c := w.dial(rpc.DialConfig{})
 		defer c.Close()
 		for name, values := range map[string][]string{
-			"none": nil, "empty": {""}, "no scheme": {token}, "basic": {"Basic " + token}, "two": {"Bearer " + token, "Bearer " + token},
+			"a subscriber's (S27)": {"Bearer " + subscriber},
+			"none":                 nil, "empty": {""}, "no scheme": {token}, "basic": {"Basic " + token}, "two": {"Bearer " + token, "Bearer " + token},
 			"only scheme": {"Bearer "}, "garbage": {"Bearer x.y.z"}, "cut": {"Bearer " + token[:len(token)-2]},
 		} {
 			ctx := w.Context()
