@@ -105,6 +105,11 @@ func (r *runner) play(ctx context.Context) (*judge.Report, error) {
 	return &r.report, nil
 }
 
+// marks are when something happened, since the run's begin; 0 for never.
+type marks struct {
+	floodEnd, heldFrom, heldTo, after, afterEnd, end time.Duration
+}
+
 // timeline is the run proper. It fills in the report's figures.
 func (r *runner) timeline(ctx context.Context, sender *send.Sender, op operator) error {
 	base := time.Now().Add(lead)
@@ -120,7 +125,6 @@ func (r *runner) timeline(ctx context.Context, sender *send.Sender, op operator)
 	if r.live != nil {
 		watchers.Go(func() { r.draw(background, r.live) })
 	}
-
 	tenants, endTenants := context.WithCancel(ctx)
 	defer endTenants()
 	calls, giveUp := context.WithCancel(ctx)
@@ -130,24 +134,11 @@ func (r *runner) timeline(ctx context.Context, sender *send.Sender, op operator)
 
 	r.enter("quiet", "%d tenants alone for %v: %d jobs/s each, %d clients each, of which %d never read",
 		judge.Tenants, r.times.Quiet, judge.VictimRate, judge.Clients, judge.Clients-judge.Readers)
-	var named struct {
-		source string
-		at     time.Time
+	first := base.Add(r.times.Quiet) // job of the flood
+	naming := make(chan found, 1)
+	if op != nil {
+		watchers.Go(func() { r.name(background, op, first, naming) })
 	}
-	naming := make(chan struct{})
-	watchers.Go(func() {
-		defer close(naming)
-		if op == nil {
-			return
-		}
-		source, at, err := op.name(background)
-		if err != nil {
-			return // not in time: the report says that nobody was named
-		}
-		named.source, named.at = source, at
-		r.say("named: %s, %.1f s after the flood's first job", source, at.Sub(base.Add(r.times.Quiet)).Seconds())
-	})
-	first := base.Add(r.times.Quiet)
 	if !send.SleepUntil(ctx, first) {
 		return errStopped
 	}
@@ -155,54 +146,29 @@ func (r *runner) timeline(ctx context.Context, sender *send.Sender, op operator)
 	if !send.SleepUntil(ctx, first.Add(r.times.Flood)) {
 		return errStopped
 	}
-
-	rep := &r.report
-	rep.Flood.True = judge.Flooder
-	floodEnd := time.Since(base)
-	var heldFrom, heldTo time.Duration
+	m := marks{floodEnd: time.Since(base)}
 	select {
-	case <-naming:
-		if named.source != "" {
-			after := milliseconds(named.at.Sub(first))
-			rep.Flood.Source, rep.Flood.NamedAfter = named.source, &after
+	case f := <-naming:
+		after := milliseconds(f.at.Sub(first))
+		r.report.Flood.Source, r.report.Flood.NamedAfter = f.source, &after
+		if !r.stop(ctx, op, f.source, base, &m) {
+			return errStopped
 		}
-	default: // whoever is named later is named too late to be held
-	}
-	if rep.Flood.Source != "" {
-		asked := time.Now()
-		if err := op.hold(ctx, rep.Flood.Source, r.times.Held+time.Minute); err != nil {
-			r.say("the hold failed: %v", err)
-		} else {
-			heldFrom = time.Since(base)
-			rep.Switch = &judge.Switch{HoldMS: milliseconds(time.Since(asked))}
-			r.enter("held", "held: %s after %.0f ms; it stays so for %v", rep.Flood.Source, rep.Switch.HoldMS, r.times.Held)
-		}
-	}
-	if !send.SleepUntil(ctx, first.Add(r.times.Flood+r.times.Held)) {
-		return errStopped
-	}
-	if rep.Switch != nil {
-		send.SleepUntil(ctx, base.Add(heldFrom+r.times.Held))
-		asked := time.Now()
-		heldTo = asked.Sub(base)
-		if err := op.resume(context.WithoutCancel(ctx), rep.Flood.Source); err != nil {
-			r.say("the resume failed: %v", err)
-		} else {
-			took := milliseconds(time.Since(asked))
-			rep.Switch.ResumeMS = &took
+	default: // nobody to hold, or named too late for it
+		if !send.SleepUntil(ctx, first.Add(r.times.Flood+r.times.Held)) {
+			return errStopped
 		}
 	}
 	r.enter("drain", "the flood is over; its backlog is worked off")
 	from := time.Now()
-	var after time.Duration
 	if r.drained(ctx, from.Add(r.times.Drain)) {
 		took := milliseconds(time.Since(from))
-		rep.Flood.Drained = &took
-		after = time.Since(base)
+		r.report.Flood.Drained = &took
+		m.after = time.Since(base)
 		r.enter("after", "its backlog is gone; the tenants run on for %v", r.times.After)
 		send.SleepUntil(ctx, time.Now().Add(r.times.After))
 	}
-	afterEnd := time.Since(base)
+	m.afterEnd = time.Since(base)
 	endTenants()
 	r.enter("end", "counting")
 	r.tail(ctx, answered)
@@ -211,29 +177,75 @@ func (r *runner) timeline(ctx context.Context, sender *send.Sender, op operator)
 	if ctx.Err() != nil {
 		return errStopped
 	}
+	m.end = time.Since(base)
+	memory.look()
+	r.report.Memory, r.report.Generator = memory.peaks()
+	r.figures(m)
+	return nil
+}
 
-	end := time.Since(base)
-	rep.Victims.Quiet, rep.Notifications.Quiet = r.waits(0, r.times.Quiet, end), r.post.Between(0, r.times.Quiet)
-	rep.Victims.Flood, rep.Notifications.Flood = r.waits(r.times.Quiet, floodEnd, end), r.post.Between(r.times.Quiet, floodEnd)
-	rep.Screens.Quiet, rep.Screens.Flood = r.post.Screens(0, r.times.Quiet), r.post.Screens(r.times.Quiet, floodEnd)
-	if rep.Switch != nil {
-		held := r.waits(heldFrom, heldTo, end)
-		rep.Victims.Held = &held
+// found is a source that was named.
+type found struct {
+	source string
+	at     time.Time
+}
+
+// name waits until a source is named. If that does not happen before ctx ends,
+// the report says that nobody was.
+func (r *runner) name(ctx context.Context, op operator, first time.Time, to chan<- found) {
+	source, at, err := op.name(ctx)
+	if err != nil {
+		return
 	}
-	if after > 0 {
-		waits, posts, screens := r.waits(after, afterEnd, end), r.post.Between(after, afterEnd), r.post.Screens(after, afterEnd)
+	r.say("named: %s, %.1f s after the flood's first job", source, at.Sub(first).Seconds())
+	to <- found{source, at}
+}
+
+// stop holds a source for its time, and resumes it. The flood goes on arriving
+// meanwhile. It reports false when ctx ended.
+func (r *runner) stop(ctx context.Context, op operator, source string, base time.Time, m *marks) bool {
+	over := base.Add(m.floodEnd + r.times.Held) // the flood
+	asked := time.Now()
+	if err := op.hold(ctx, source, r.times.Held+time.Minute); err != nil {
+		r.say("the hold failed: %v", err)
+		return send.SleepUntil(ctx, over)
+	}
+	m.heldFrom = time.Since(base)
+	s := &judge.Switch{HoldMS: milliseconds(time.Since(asked))}
+	r.report.Switch = s
+	r.enter("held", "held: %s after %.0f ms; it stays so for %v", source, s.HoldMS, r.times.Held)
+	going := send.SleepUntil(ctx, base.Add(m.heldFrom+r.times.Held))
+	asked = time.Now()
+	m.heldTo = asked.Sub(base)
+	if err := op.resume(context.WithoutCancel(ctx), source); err != nil {
+		r.say("the resume failed: %v", err)
+		return going
+	}
+	took := milliseconds(time.Since(asked))
+	s.ResumeMS = &took
+	return going
+}
+
+// figures fills in what was counted, by the parts of the run.
+func (r *runner) figures(m marks) {
+	rep := &r.report
+	rep.Flood.True = judge.Flooder
+	rep.Victims.Quiet, rep.Victims.Flood = r.waits(0, r.times.Quiet, m.end), r.waits(r.times.Quiet, m.floodEnd, m.end)
+	rep.Notifications.Quiet, rep.Notifications.Flood = r.post.Between(0, r.times.Quiet), r.post.Between(r.times.Quiet, m.floodEnd)
+	rep.Screens.Quiet, rep.Screens.Flood = r.post.Screens(0, r.times.Quiet), r.post.Screens(r.times.Quiet, m.floodEnd)
+	if rep.Switch != nil {
+		held := r.waits(m.heldFrom, m.heldTo, m.end)
+		rep.Victims.Held = &held
+		rep.Switch.StartedAfterHold = r.book.StartedWithin(flooder, m.heldFrom, m.heldTo)
+	}
+	if m.after > 0 {
+		waits, posts, screens := r.waits(m.after, m.afterEnd, m.end), r.post.Between(m.after, m.afterEnd), r.post.Screens(m.after, m.afterEnd)
 		rep.Victims.After, rep.Notifications.After, rep.Screens.After = &waits, &posts, &screens
 	}
-	if rep.Switch != nil {
-		rep.Switch.StartedAfterHold = r.book.StartedWithin(flooder, heldFrom, heldTo)
-	}
-	memory.look()
-	rep.Memory, rep.Generator = memory.peaks()
 	rep.Run = judge.Run{
 		Seed: r.run.Seed, Cores: runtime.NumCPU(), Slots: judge.Slots, Schedulers: r.on.schedulers(),
-		QuietS: r.times.Quiet.Seconds(), FloodS: r.times.Flood.Seconds(), HeldS: r.times.Held.Seconds(), TookS: end.Round(100 * time.Millisecond).Seconds(),
+		QuietS: r.times.Quiet.Seconds(), FloodS: r.times.Flood.Seconds(), HeldS: r.times.Held.Seconds(), TookS: m.end.Round(100 * time.Millisecond).Seconds(),
 	}
-	return nil
 }
 
 var errStopped = errors.New("stopped before the end: there is no verdict")
