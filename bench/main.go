@@ -2,6 +2,7 @@
 //
 //	go run ./bench [flags] isolation    B1 and B2 with 1 and 3 schedulers, three runs each: about 22 minutes
 //	go run ./bench [flags] throughput   empty jobs from first send to last outcome, five runs: about one minute
+//	go run ./bench [flags] stalled      what websocket clients who stop reading cost the others, three pairs: about three minutes
 //
 //	-runs N      runs of each workload
 //	-brokers N   on Apache Kafka with 1 or 3 brokers (test/apache) instead of the embedded broker
@@ -57,7 +58,7 @@ type process struct {
 
 func main() {
 	var b bench
-	runs := flag.Int("runs", 0, "runs of each workload (default 3 for isolation, 5 for throughput)")
+	runs := flag.Int("runs", 0, "runs of each workload (default 3 for isolation and stalled, 5 for throughput)")
 	flag.IntVar(&b.brokers, "brokers", 0, "1 or 3 brokers of Apache Kafka (default: the embedded broker)")
 	flag.StringVar(&b.only, "only", "", "only rows of isolation whose `name` begins so: B1, B2, B1/1, B1/3 …")
 	flag.Parse()
@@ -69,8 +70,10 @@ func main() {
 			err = b.isolation(cmp.Or(*runs, 3))
 		case "throughput":
 			err = b.throughput(cmp.Or(*runs, 5))
+		case "stalled":
+			err = b.stalled(cmp.Or(*runs, 3))
 		default:
-			err = fmt.Errorf("usage: bench [flags] isolation|throughput")
+			err = fmt.Errorf("usage: bench [flags] isolation|throughput|stalled")
 		}
 	}
 	if err != nil {
