@@ -264,10 +264,11 @@ func (r *runner) waits(from, to, end time.Duration) judge.Spread {
 	return judge.Spread{}
 }
 
-// drained waits until every job of the flood is answered and done.
+// drained waits until every job of the flood is answered and done, and what the
+// tenants have open is what runs: behind a flood in one queue, theirs wait, too.
 func (r *runner) drained(ctx context.Context, deadline time.Time) bool {
 	for {
-		if l := r.book.Live(flooder); l.Sent == r.run.Schedules[flooder].Count() && l.Sent == l.Accepted+l.Refused+l.Unknown && l.Open == 0 {
+		if l := r.book.Live(flooder); l.Sent == r.run.Schedules[flooder].Count() && l.Sent == l.Accepted+l.Refused+l.Unknown && l.Open == 0 && r.book.Open() <= judge.Slots {
 			return true
 		}
 		if time.Now().After(deadline) || !send.SleepUntil(ctx, time.Now().Add(lookEvery)) {
