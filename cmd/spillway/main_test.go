@@ -12,7 +12,7 @@ func TestWrongUseExitsWithUsage(t *testing.T) {
 	for _, args := range [][]string{
 		{}, {"foo"}, {"job"}, {"job", "enqueue"}, {"job", "enqueue", "--source", "s"}, {"source", "register", "s"},
 		{"switch", "hold", "s"}, {"switch", "resume", "s"}, {"switch", "hold"}, {"source", "list", "--foo"},
-		{"replay"}, {"replay", "another"}, {"replay", "avochato-2020", "--flood", "0s"}, {"replay", "avochato-2020", "-o", "xml"},
+		{"replay", "another"}, {"replay", "avochato-2020", "avochato-2020"}, {"replay", "avochato-2020", "--flood", "0s"}, {"replay", "avochato-2020", "-o", "xml"},
 	} {
 		cmd := root()
 		cmd.SetArgs(args)
