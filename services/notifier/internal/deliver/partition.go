@@ -241,7 +241,11 @@ func (p *partition) reset(start int64) {
 func (p *partition) take(ctx context.Context, messages []kafka.Message, now time.Time) *spans {
 	clear(p.entries)
 	p.entries = p.entries[:0]
-	spans := p.room.spans()
+	var spans *spans
+	fresh := p.confirmed.Load() != nil // a replica that starts reads what others have delivered long ago
+	if fresh {
+		spans = p.room.spans()
+	}
 	for i := range messages {
 		m := &messages[i]
 		var n logv1.Notification
@@ -268,7 +272,9 @@ func (p *partition) take(ctx context.Context, messages []kafka.Message, now time
 		p.entries = append(p.entries, e)
 		p.ring.Append(e)
 		spans.begin(len(p.entries)-1, p.number, m, &n)
-		p.room.meters.age(now.Sub(n.GetAt().AsTime()))
+		if fresh {
+			p.room.meters.age(now.Sub(n.GetAt().AsTime()))
+		}
 	}
 	p.ring.Skip(messages[len(messages)-1].Offset + 1)
 	return spans

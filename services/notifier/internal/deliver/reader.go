@@ -18,6 +18,8 @@ const (
 	rate, burst = 10, 20
 	// maxOver is how many of the messages over that are told so before the session is ended.
 	maxOver = 50
+	// pong is how clients spell it, byte by byte; other spellings do as well.
+	pong = `{"t":"pong"}`
 )
 
 // reader is what only the goroutine of a session needs.
@@ -30,22 +32,37 @@ type reader struct {
 
 // read is the goroutine of a session: it ends when the socket is closed, by whom ever.
 func (s *session) read() {
-	defer s.room.leave(s)
+	r := &reader{session: s, pace: core.Pace{Rate: rate, Burst: burst}}
+	r.run()
+}
+
+// run reads until the socket is closed. After the hello it goes on in a new goroutine with a small stack: judging a token makes one grow, and it would
+// stay so for as long as the session is idle.
+func (r *reader) run() {
+	over := true
 	defer func() {
 		if v := recover(); v != nil {
-			s.room.ports.Out.Error("a session has failed", slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
+			r.room.ports.Out.Error("a session has failed", slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
 		}
-		s.mu.Lock()
-		s.end(0, "")
-		s.mu.Unlock()
+		if over {
+			r.mu.Lock()
+			r.end(0, "")
+			r.mu.Unlock()
+			r.room.leave(r.session)
+		}
 	}()
-	r := &reader{session: s, pace: core.Pace{Rate: rate, Burst: burst}}
+	greeted := r.who.Load() != nil
 	for {
-		message, err := s.conn.Read()
+		message, err := r.conn.Read()
 		if err != nil {
 			return
 		}
-		if now := time.Now(); !r.message(message, now) || !s.answered() {
+		if now := time.Now(); !r.message(message, now) || !r.answered() {
+			return
+		}
+		if !greeted && r.who.Load() != nil {
+			over = false
+			go r.run()
 			return
 		}
 	}
@@ -62,6 +79,13 @@ func (r *reader) message(message []byte, now time.Time) bool {
 		r.say(frame.Error{Code: frame.CodeRate, Text: "at most 10 messages a second: this one was ignored"}.Append(nil))
 		return true
 	}
+	if string(message) == pong && r.who.Load() != nil { // what nearly all messages are, with the small stack
+		return true
+	}
+	return r.decode(message, now)
+}
+
+func (r *reader) decode(message []byte, now time.Time) bool {
 	frames, err := frame.Decode(message, nil)
 	if err != nil {
 		if r.who.Load() == nil {

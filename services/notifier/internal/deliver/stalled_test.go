@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,6 +34,7 @@ type stand struct {
 func stands(t *testing.T, cfg Config) *stand {
 	t.Helper()
 	cfg.Topic, cfg.Partitions, cfg.PerUser = "spillway.notifications", 1, 1_000
+	cfg.PingEvery = time.Hour // these clients answer none
 	log := newLog(1)
 	room, err := New(cfg, ports(log))
 	if err != nil {
@@ -85,11 +87,14 @@ type viewer struct {
 func (s *stand) view() *viewer {
 	s.t.Helper()
 	dialer := ws.Dialer{Protocols: []string{socket.Subprotocol}, NetDial: func(ctx context.Context, network, address string) (net.Conn, error) {
-		var d net.Dialer
+		// Segments as on a network, and a small buffer: with the loopback's of 64 KiB a window opens only when a timer says so.
+		d := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+			return raw.Control(func(fd uintptr) {
+				_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_MAXSEG, 1400)
+				_ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 32<<10)
+			})
+		}}
 		conn, err := d.DialContext(ctx, network, address)
-		if err == nil {
-			err = conn.(*net.TCPConn).SetReadBuffer(64 << 10) // fixed; one below the loopback's segments would crawl
-		}
 		return conn, err
 	}}
 	conn, early, _, err := dialer.Dial(s.t.Context(), s.url)
