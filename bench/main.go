@@ -2,7 +2,7 @@
 //
 //	go run ./bench [flags] isolation    B1 and B2 with 1 and 3 schedulers, three runs each: about 22 minutes
 //	go run ./bench [flags] throughput   empty jobs from first send to last outcome, five runs: about one minute
-//	go run ./bench [flags] stalled      what websocket clients who stop reading cost the others, three pairs: about three minutes
+//	go run ./bench [flags] stalled      what websocket clients who stop reading cost the others, three pairs: about four minutes
 //
 //	-runs N      runs of each workload
 //	-brokers N   on Apache Kafka with 1 or 3 brokers (test/apache) instead of the embedded broker
