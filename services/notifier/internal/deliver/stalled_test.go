@@ -25,13 +25,13 @@ import (
 
 // stand is a room behind a real listener on the loopback.
 type stand struct {
-	t    *testing.T
+	t    testing.TB
 	log  *fakeLog
 	room *Room
 	url  string
 }
 
-func stands(t *testing.T, cfg Config) *stand {
+func stands(t testing.TB, cfg Config) *stand {
 	t.Helper()
 	cfg.Topic, cfg.Partitions, cfg.PerUser = "spillway.notifications", 1, 1_000
 	cfg.PingEvery = time.Hour // these clients answer none
