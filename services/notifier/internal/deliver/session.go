@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -14,6 +15,8 @@ import (
 const (
 	// maxOwed bounds the answers that wait for a socket: those to one hello with all channels. What would exceed it ends the session.
 	maxOwed = 64 << 10
+	// internalError is RFC 6455's code for what is the server's fault; a socket that broke does not hear it.
+	internalError = 1011
 	// cursorEvery is how often a client is told its cursor while messages come.
 	cursorEvery = time.Second
 )
@@ -185,7 +188,7 @@ func (s *session) end(code core.Code, reason string) {
 		s.settled = nil
 	}
 	s.owed, s.bytes = nil, 0
-	_ = s.conn.Close(int(code), reason) // never waits; a broken one says so again
+	_ = s.conn.Close(cmp.Or(int(code), internalError), reason) // never waits; a broken one says so again
 }
 
 // cursor is where the client is, given that it has been sent everything of one partition below an offset (-1 as partition: nothing is given).
