@@ -70,6 +70,10 @@ const (
 	MetricAccepted = "spillway.job.accepted"
 	// MetricRefused counts jobs that were refused or are of unknown fate: by source and reason.
 	MetricRefused = "spillway.job.refused"
+	// MetricPublished counts notifications that were made durable: by source.
+	MetricPublished = "spillway.notification.accepted"
+	// MetricUnpublished counts notifications that were refused or are of unknown fate: by source and reason.
+	MetricUnpublished = "spillway.notification.refused"
 	// MetricQueueWait is a histogram, in seconds, of the time from acceptance to grant: by source and priority. It is the service level
 	// indicator, and its count is the number of grants.
 	MetricQueueWait = "spillway.job.queue.wait"

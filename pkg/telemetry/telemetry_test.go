@@ -91,7 +91,7 @@ func TestGoldenNames(t *testing.T) {
 		fmt.Fprintln(&b, "key", k)
 	}
 	for _, m := range []string{
-		MetricAccepted, MetricRefused, MetricQueueWait, MetricSessions, MetricDelivered, MetricSlow, MetricGaps, MetricEnded, MetricTurnedAway, MetricSkipped,
+		MetricAccepted, MetricRefused, MetricPublished, MetricUnpublished, MetricQueueWait, MetricSessions, MetricDelivered, MetricSlow, MetricGaps, MetricEnded, MetricTurnedAway, MetricSkipped,
 		MetricUnknown, MetricAge,
 	} {
 		fmt.Fprintln(&b, "metric", m)

@@ -23,9 +23,11 @@ const (
 	leastKey = 32
 	// readyFor is how long ago the log's end may have been confirmed: as the control log's.
 	readyFor = 30 * time.Second
-	// drainSlack is what a drain leaves of its context's time for the last sockets to close; drainTick is how exact its slots are.
+	// drainSlack is what a drain leaves of its context's time for the last sockets to close; drainTick is how exact its slots are;
+	// drainSlot is the longest of them: fifty sessions a second that come back are nothing to the other replicas.
 	drainSlack = 500 * time.Millisecond
 	drainTick  = 10 * time.Millisecond
+	drainSlot  = 20 * time.Millisecond
 )
 
 // Config says how much a replica takes on. What is zero gets the value in parentheses.
@@ -52,7 +54,8 @@ type Config struct {
 	StallAfter time.Duration
 	// Grace is how long a session lives on after its token has expired (60 s).
 	Grace time.Duration
-	// DrainOver is the time over which sessions are sent away (10 s); a shorter deadline of Drain's context shortens it.
+	// DrainOver is the time over which sessions are sent away (10 s); a shorter deadline of Drain's context shortens it, and so do few sessions:
+	// none has more than 20 ms to itself.
 	DrainOver time.Duration
 	// Back is how many records of each partition are read at start before what is new, so that clients of the replica before this one find where they
 	// were (4,096). What the ring cannot hold is read in vain.
@@ -147,7 +150,7 @@ func (r *Room) Drain(ctx context.Context) {
 	r.leaving = true
 	r.mu.Unlock()
 	leaving := r.all()
-	over := r.cfg.DrainOver
+	over := min(r.cfg.DrainOver, time.Duration(len(leaving))*drainSlot)
 	if deadline, ok := ctx.Deadline(); ok {
 		over = min(over, max(0, time.Until(deadline)-drainSlack))
 	}

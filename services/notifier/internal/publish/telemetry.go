@@ -56,12 +56,6 @@ func (s span) end(err error) {
 	s.End()
 }
 
-// Names of the instruments.
-const (
-	metricAccepted = "spillway.notification.accepted"
-	metricRefused  = "spillway.notification.refused"
-)
-
 // meter counts what becomes of notifications; nil when nobody looks.
 type meter struct{ accepted, refused metric.Int64Counter }
 
@@ -69,11 +63,11 @@ func newMeter(t *telemetry.Telemetry) (*meter, error) {
 	if !t.Metering() {
 		return nil, nil
 	}
-	accepted, err := t.Meter().Int64Counter(metricAccepted, metric.WithDescription("Notifications that were made durable."), metric.WithUnit("{notification}"))
+	accepted, err := t.Meter().Int64Counter(telemetry.MetricPublished, metric.WithDescription("Notifications that were made durable."), metric.WithUnit("{notification}"))
 	if err != nil {
 		return nil, err
 	}
-	refused, err := t.Meter().Int64Counter(metricRefused, metric.WithDescription("Notifications that were refused, or whose fate is unknown."), metric.WithUnit("{notification}"))
+	refused, err := t.Meter().Int64Counter(telemetry.MetricUnpublished, metric.WithDescription("Notifications that were refused, or whose fate is unknown."), metric.WithUnit("{notification}"))
 	if err != nil {
 		return nil, err
 	}
