@@ -228,7 +228,7 @@ func (p *partition) reset(start int64) {
 	}
 	for _, seats := range p.index {
 		for _, t := range seats {
-			t.at.Store(min(t.position(), start-1)) // below the ring: a gap
+			t.fall(min(t.position(), start-1)) // below the ring: a gap
 			p.wait(t)
 		}
 	}
@@ -287,7 +287,7 @@ func (p *partition) deliver(now time.Time, spans *spans) {
 	p.links = p.links[:0]
 	for i := range p.entries {
 		for _, t := range p.index[p.entries[i].Channel] {
-			if t.at.Load() != live {
+			if t.behind() {
 				continue
 			}
 			if t.batch != p.batch {
@@ -308,12 +308,16 @@ func (p *partition) deliver(now time.Time, spans *spans) {
 		for _, n := range p.numbers {
 			p.frames = append(p.frames, p.entries[n].Frame)
 		}
-		whole := p.send(t, p.ring.Next(), now)
-		if whole < len(p.numbers) {
-			t.at.Store(p.entries[p.numbers[whole]].Offset)
+		// Behind before the write: the sweeper may get the session in it, and lets go again whoever is behind nowhere.
+		t.fall(p.entries[p.numbers[0]].Offset)
+		if whole := p.send(t, p.ring.Next(), now); whole == len(p.numbers) {
+			t.level()
+		} else {
+			t.fall(p.entries[p.numbers[whole]].Offset)
 			p.room.meters.slow()
+			p.numbers = p.numbers[:whole]
 		}
-		spans.took(p.numbers[:whole])
+		spans.took(p.numbers)
 		p.touched[i] = nil
 	}
 	p.touched = p.touched[:0]

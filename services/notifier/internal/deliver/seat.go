@@ -94,7 +94,7 @@ func (p *partition) handle(m post) {
 			p.unregister(t, m.channels)
 		}
 	case retry:
-		if t != nil && len(t.channels) > 0 && t.at.Load() != live {
+		if t != nil && len(t.channels) > 0 && t.behind() {
 			p.wait(t)
 		}
 	case leave:
@@ -132,10 +132,12 @@ func (p *partition) register(t *seat, m post) {
 		t = m.session.sit(p, live)
 	}
 	if len(t.channels) == 0 {
-		t.at.Store(live)
+		// Stored once: a cursor that another partition makes meanwhile must not find a seat live that resumes further back.
 		if from < p.ring.Next() {
-			t.at.Store(from)
+			t.fall(from)
 			p.wait(t)
+		} else {
+			t.level()
 		}
 	}
 	for _, c := range m.channels {
@@ -155,7 +157,7 @@ func (p *partition) unregister(t *seat, channels []core.Channel) {
 	if len(t.channels) > 0 {
 		return
 	}
-	t.at.Store(live) // nothing is missed where nothing is heard
+	t.level() // nothing is missed where nothing is heard
 	s := t.session
 	s.mu.Lock()
 	s.seats = slices.DeleteFunc(s.seats, func(other *seat) bool { return other == t })
@@ -177,6 +179,15 @@ func (p *partition) remove(c core.Channel, t *seat) {
 	}
 	p.index[c] = seats[:last]
 }
+
+// fall says that the session was not given what is at an offset and beyond it.
+func (t *seat) fall(offset int64) { t.at.Store(offset) }
+
+// level says that the session was given everything.
+func (t *seat) level() { t.at.Store(live) }
+
+// behind tells whether there is something that the session was not given.
+func (t *seat) behind() bool { return t.at.Load() != live }
 
 // position is the first offset that the seat was not given.
 func (t *seat) position() int64 { return min(t.at.Load(), t.part.ring.Next()) }
@@ -208,7 +219,7 @@ func (p *partition) replay(t *seat, now time.Time) (more bool) {
 			}
 			p.room.meters.gap(frame.GapRing)
 		}
-		t.at.Store(at)
+		t.fall(at)
 	}
 	p.frames, p.offsets = p.frames[:0], p.offsets[:0]
 	reached, size, looked, ms := p.ring.Next(), 0, 0, now.UnixMilli()
@@ -226,15 +237,15 @@ func (p *partition) replay(t *seat, now time.Time) (more bool) {
 		whole := p.send(t, reached, now)
 		clear(p.frames)
 		if whole < n {
-			t.at.Store(p.offsets[whole])
+			t.fall(p.offsets[whole])
 			return false
 		}
 	}
 	if reached == p.ring.Next() {
-		t.at.Store(live)
+		t.level()
 		return false
 	}
-	t.at.Store(reached)
+	t.fall(reached)
 	return true
 }
 

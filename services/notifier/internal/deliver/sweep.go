@@ -119,7 +119,7 @@ func (w *sweeper) retry(s *session, now time.Time) (done bool) {
 		s.swept.Store(false)
 		behind := false
 		for _, t := range s.seats {
-			if t.at.Load() != live {
+			if t.behind() {
 				behind = true
 				if !t.part.try(post{kind: retry, session: s}) {
 					w.add(s) // its mailbox is full
