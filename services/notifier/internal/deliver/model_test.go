@@ -67,7 +67,7 @@ func (p *pipe) LastTaken() time.Time           { return p.taken }
 func (p *pipe) Close(code int, _ string) error { p.code = code; return nil }
 
 // events cuts what has arrived into the frames of the protocol; half a frame stays.
-func (p *pipe) events(t *rapid.T) (events []subscriber.Event) {
+func (p *pipe) events(t interface{ Fatalf(string, ...any) }) (events []subscriber.Event) {
 	for len(p.sent) >= 2 {
 		head, size := 2, int(p.sent[1])
 		if size == 126 {

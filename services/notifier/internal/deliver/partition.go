@@ -32,6 +32,9 @@ const (
 	refusedPause = 2 * time.Second
 	// mailbox is how many posts wait for an actor; readers wait for room, the sweeper does not.
 	mailbox = 1024
+	// maxLinks bounds what is noted at once of who gets what, 16 bytes each: an entry more than that, which is as many as there are sessions. A fetch of
+	// small notifications to a channel that all hear would be hundreds of megabytes otherwise.
+	maxLinks = 64 << 10
 )
 
 // partition is one partition of the log: a goroutine that fetches and one, the actor, that owns everything below.
@@ -280,13 +283,20 @@ func (p *partition) take(ctx context.Context, messages []kafka.Message, now time
 	return spans
 }
 
-// deliver gives the entries to the live seats: one write for each, in the order of the log. A seat whose socket does not take all of them is behind
-// from the first that it did not take.
+// deliver gives the entries to the live seats, in the order of the log, as many at once as maxLinks allows.
 func (p *partition) deliver(now time.Time, spans *spans) {
+	for first := 0; first < len(p.entries); {
+		first = p.round(first, now, spans)
+	}
+}
+
+// round gives the entries from the first on to the live seats, one write for each, and returns which one is the next. A seat whose socket does not
+// take all of them is behind from the first that it did not take.
+func (p *partition) round(first int, now time.Time, spans *spans) (next int) {
 	p.batch++
 	p.links = p.links[:0]
-	for i := range p.entries {
-		for _, t := range p.index[p.entries[i].Channel] {
+	for next = first; next < len(p.entries) && len(p.links) < maxLinks; next++ {
+		for _, t := range p.index[p.entries[next].Channel] {
 			if t.behind() {
 				continue
 			}
@@ -294,9 +304,13 @@ func (p *partition) deliver(now time.Time, spans *spans) {
 				t.batch, t.last = p.batch, -1
 				p.touched = append(p.touched, t)
 			}
-			p.links = append(p.links, link{entry: i, before: t.last})
+			p.links = append(p.links, link{entry: next, before: t.last})
 			t.last = len(p.links) - 1
 		}
+	}
+	reached := p.ring.Next()
+	if next < len(p.entries) {
+		reached = p.entries[next].Offset
 	}
 	for i, t := range p.touched {
 		p.numbers = p.numbers[:0]
@@ -310,7 +324,7 @@ func (p *partition) deliver(now time.Time, spans *spans) {
 		}
 		// Behind before the write: the sweeper may get the session in it, and lets go again whoever is behind nowhere.
 		t.fall(p.entries[p.numbers[0]].Offset)
-		if whole := p.send(t, p.ring.Next(), now); whole == len(p.numbers) {
+		if whole := p.send(t, reached, now); whole == len(p.numbers) {
 			t.level()
 		} else {
 			t.fall(p.entries[p.numbers[whole]].Offset)
@@ -322,6 +336,7 @@ func (p *partition) deliver(now time.Time, spans *spans) {
 	}
 	p.touched = p.touched[:0]
 	clear(p.frames)
+	return next
 }
 
 // send writes p.frames to a seat's socket, and then the cursor if it is due: with all of them the client has everything of this partition below reached. It

@@ -125,3 +125,52 @@ func TestASeatThatResumesIsNeverLiveBefore(t *testing.T) {
 		t.Errorf("%d times live", n)
 	}
 }
+
+// However many notifications come at once for however many sessions, what the partition notes of who gets what is bounded, and everybody gets everything in order.
+func TestABurstToAllIsDeliveredInBoundedMemory(t *testing.T) {
+	const sessions, messages = 200, 1_000
+	room, p := still(t, Config{})
+	var all []*listener
+	now := time.Now()
+	for range sessions {
+		c := &listener{socket: &pipe{room: 1 << 20}}
+		c.session = seated(room, c.socket, "tenant:acme")
+		all = append(all, c)
+	}
+	slow := all[0]
+	slow.socket.room = 1_000
+	for _, s := range all {
+		s.session.told.Store(-int64(time.Hour)) // a cursor is due with the first write
+	}
+	p.apply(t.Context(), portion{messages: batchOf("tenant:acme", 0, messages), start: -1}, now)
+	if most := 2 * (maxLinks + sessions); cap(p.links) > most {
+		t.Errorf("%d links are kept, want at most %d", cap(p.links), most)
+	}
+	if got := slow.session.seats[0].position(); got == 0 || got > 10 {
+		t.Errorf("the slow one is at %d", got)
+	}
+	slow.socket.room = 1 << 20
+	room.sweeper.retry(slow.session, now)
+	for p.handle(<-p.posts); len(p.waiting) > 0; {
+		p.catchUp()
+	}
+	for i, c := range all {
+		next, cursors := 0, 0
+		for _, e := range c.socket.events(t) {
+			switch {
+			case e.Cursor != "":
+				cursors++
+				if offsets, ok := room.opened("user:acme:ann", e.Cursor); !ok || offsets[0] != int64(next) {
+					t.Fatalf("session %d: after %d a cursor of %v", i, next-1, offsets)
+				}
+			case e.ID != strconv.Itoa(next):
+				t.Fatalf("session %d: %s after %d", i, e.ID, next-1)
+			default:
+				next++
+			}
+		}
+		if next != messages || cursors == 0 {
+			t.Fatalf("session %d got %d and %d cursors", i, next, cursors)
+		}
+	}
+}
