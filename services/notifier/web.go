@@ -11,9 +11,10 @@ import (
 )
 
 const (
-	// headerWithin is how long a client has to send its request; idleWithin how long a connection may wait for one.
-	headerWithin = 5 * time.Second
-	idleWithin   = 10 * time.Second
+	// requestWithin is how long a client has to send its request, with whatever body it claims to have; answerWithin to take an answer that is no
+	// websocket, from when its header was read. There is one request to a connection, so a connection has no other time than these.
+	requestWithin = 5 * time.Second
+	answerWithin  = 2 * requestWithin
 	// maxHeader bounds a request: no body is read.
 	maxHeader = 16 << 10
 	// maxWaiting bounds the connections that are no websockets yet, so that they cannot take the files that websockets and callers need. What a
@@ -32,9 +33,10 @@ type web struct {
 func newWeb(listener net.Listener, handler http.Handler, log *slog.Logger) *web {
 	w := &web{listener: listener}
 	w.server = &http.Server{
-		Handler: handler, ReadHeaderTimeout: headerWithin, IdleTimeout: idleWithin, MaxHeaderBytes: maxHeader, ConnState: w.count,
+		Handler: handler, ReadTimeout: requestWithin, WriteTimeout: answerWithin, MaxHeaderBytes: maxHeader, ConnState: w.count,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
+	w.server.SetKeepAlivesEnabled(false)
 	return w
 }
 

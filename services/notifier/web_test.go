@@ -58,7 +58,7 @@ func TestConnectionsThatAreNoWebsockets(t *testing.T) {
 		if n := w.waiting.Load(); n != maxWaiting {
 			t.Errorf("%d waiting", n)
 		}
-		time.Sleep(headerWithin + time.Second)
+		time.Sleep(requestWithin + time.Second)
 		synctest.Wait()
 		if n := w.waiting.Load(); n != 0 {
 			t.Errorf("%d waiting after their time", n)
@@ -74,4 +74,51 @@ func TestConnectionsThatAreNoWebsockets(t *testing.T) {
 			c.Close()
 		}
 	})
+}
+
+// Nor does what a client sends keep its connection from its end: not a body that never comes, not requests without end, not an answer that is never taken.
+func TestNoRequestHoldsItsConnection(t *testing.T) {
+	for name, c := range map[string]struct {
+		request string
+		again   bool
+		room    int
+	}{
+		"a body that never comes": {"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n", false, 4096},
+		"a body without an end":   {"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n", false, 4096},
+		"one after the other":     {"GET /x HTTP/1.1\r\nHost: a\r\n\r\n", true, 4096},
+		"answers are not taken":   {"GET /x HTTP/1.1\r\nHost: a\r\n\r\n", true, 16},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				listener := sockettest.ListenWindow(c.room, 64<<10)
+				w := newWeb(listener, http.NotFoundHandler(), slog.New(slog.DiscardHandler))
+				ended := make(chan error, 1)
+				ctx, stop := context.WithCancel(t.Context())
+				go func() { ended <- w.run(ctx) }()
+				conn, err := listener.Dial()
+				if err != nil {
+					t.Fatal(err)
+				}
+				for range 2 * (requestWithin + answerWithin) / time.Second {
+					if _, err := io.WriteString(conn, c.request); err != nil {
+						break
+					}
+					if !c.again {
+						time.Sleep(requestWithin + answerWithin)
+						break
+					}
+					time.Sleep(time.Second)
+				}
+				synctest.Wait()
+				if n := w.waiting.Load(); n != 0 {
+					t.Errorf("%d still there after %s", n, requestWithin+answerWithin)
+				}
+				conn.Close()
+				stop()
+				if err := <-ended; err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
 }
