@@ -37,20 +37,27 @@ func (r *Room) look(s *session, now time.Time) {
 		}
 		return
 	}
+	// Whoever lags has not read yet what it was asked. It is the sweeper's to judge, which closes who takes nothing.
+	if s.lags() {
+		s.lagged = age
+	}
 	switch {
 	case !now.Before(who.Expires.Add(r.cfg.Grace)):
 		s.close(core.CloseExpired)
-	case age-time.Duration(s.heard.Load()) >= 2*r.cfg.PingEvery+clockTick:
+	case age-max(time.Duration(s.heard.Load()), s.lagged) >= 2*r.cfg.PingEvery+clockTick:
 		s.close(core.CloseSilent)
 	case age-s.pinged >= r.cfg.PingEvery:
-		// The cursor with it keeps that of a client that hears nothing from growing older than the ring.
-		if s.offer([]byte(frame.Ping), s.cursorFrame(-1, 0)) {
-			s.told.Store(int64(age))
+		// The cursor with it keeps that of a client that hears nothing from growing older than the ring, and that of one that catches up from
+		// staying where it began. What is not taken is owed, and so the first that is sent when there is room: who reads is asked.
+		frames := [][]byte{[]byte(frame.Ping), s.cursorFrame(-1, 0)}
+		for _, f := range frames[s.offer(frames...):] {
+			s.say(f)
 		}
-		s.pinged = age // one that was not taken is as good: its sender is behind, and the sweeper has it
+		s.told.Store(int64(age))
+		s.pinged = age
 	case s.stale.Load() && s.due(now):
 		s.stale.Store(false) // before the cursor is made: what comes later makes it stale again
-		if s.offer(s.cursorFrame(-1, 0)) {
+		if s.offer(s.cursorFrame(-1, 0)) == 1 {
 			s.told.Store(int64(age))
 		} else {
 			s.stale.Store(true)

@@ -353,7 +353,7 @@ func (p *partition) send(t *seat, reached int64, now time.Time) int {
 		return whole
 	}
 	s.stale.Store(false) // before the cursor is made: what comes later makes it stale again
-	if s.offer(s.cursorFrame(p.number, reached)) {
+	if s.offer(s.cursorFrame(p.number, reached)) == 1 {
 		s.told.Store(s.age(now))
 	} else {
 		s.stale.Store(true)

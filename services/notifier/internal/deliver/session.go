@@ -43,8 +43,9 @@ type session struct {
 	told  atomic.Int64 // when the client was last told its cursor, since opened
 	stale atomic.Bool  // messages came after that
 
-	// The clock's.
-	pinged time.Duration // since opened
+	// The clock's, since opened.
+	pinged time.Duration // when the client was last sent a ping, or came to be owed one
+	lagged time.Duration // when it was last seen to lag
 
 	// The sweeper's, but for swept.
 	swept   atomic.Bool   // it is in the sweeper's hands
@@ -108,8 +109,8 @@ func (s *session) say(payload []byte) {
 	s.room.sweeper.add(s)
 }
 
-// offer sends what may be lost: nothing of it is kept when the socket is full.
-func (s *session) offer(payloads ...[]byte) (taken bool) {
+// offer sends what may be lost, and returns how many are taken: nothing of the others is kept when the socket is full.
+func (s *session) offer(payloads ...[]byte) (taken int) {
 	frames := make([][]byte, len(payloads))
 	for i, p := range payloads {
 		frames[i] = socket.Text(p)
@@ -117,17 +118,24 @@ func (s *session) offer(payloads ...[]byte) (taken bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed.Load() || len(s.owed) > 0 || s.conn.Waiting() > 0 {
-		return false
+		return 0
 	}
 	whole, err := s.conn.Write(frames...)
 	if err != nil {
 		s.end(0, "")
-		return false
+		return 0
 	}
 	if s.conn.Waiting() > 0 {
 		s.room.sweeper.add(s)
 	}
-	return whole == len(frames)
+	return whole
+}
+
+// lags tells whether the client has not taken everything yet that it is to be given.
+func (s *session) lags() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.owed) > 0 || s.conn.Waiting() > 0 || slices.ContainsFunc(s.seats, (*seat).behind)
 }
 
 // settle offers what is owed and tells whether nothing is any more. The caller holds mu.

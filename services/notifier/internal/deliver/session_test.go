@@ -3,6 +3,7 @@ package deliver
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -300,6 +301,45 @@ func TestWhoNeverAnswersAPingIsSentAway(t *testing.T) {
 		w.pass(time.Minute, s) // this client answers by itself
 		w.publish("system", "1")
 		w.expect(s, "msg system 1")
+	})
+}
+
+// A client that catches up for longer than pings have time reads all the while and has a full socket nearly always. It is asked all the same, and neither silent
+// nor stalled: it gets everything, and is told where it is.
+func TestWhoReadsSlowlyIsNotSilent(t *testing.T) {
+	const messages, every = 2_000, 2 * time.Second
+	bubble(t, Config{PingEvery: every}, func(t *testing.T, w *world) {
+		c, err := w.raw()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.write(fmt.Sprintf(`{"t":"hello","auth":%q,"channels":["tenant:acme"]}`, ann().String()))
+		go func() {
+			for i := range messages {
+				w.log.append(record(4, "tenant:acme", fmt.Sprint(i), fmt.Sprintf("\"%0700d\"", 1), nil))
+			}
+		}()
+		begun, pings, cursors := time.Now(), 0, 0
+		for got := 0; got < messages; {
+			message, err := c.read()
+			if err != nil {
+				t.Fatalf("after %s, %d messages and %d pings: %v", time.Since(begun), got, pings, err)
+			}
+			switch {
+			case message == `{"t":"ping"}`:
+				pings++
+				c.write(`{"t":"pong"}`)
+			case strings.HasPrefix(message, `{"t":"cursor"`):
+				cursors++
+			case strings.HasPrefix(message, `{"t":"msg"`):
+				got++
+				time.Sleep(20 * time.Millisecond) // 40 KB a second
+			}
+		}
+		if asked := int(time.Since(begun) / every); pings < asked-2 || pings > asked+2 || cursors < pings {
+			t.Errorf("%d pings and %d cursors in %s", pings, cursors, time.Since(begun))
+		}
+		_ = c.ws.CloseNow()
 	})
 }
 
