@@ -224,7 +224,8 @@ func (p *partition) apply(ctx context.Context, news portion, now time.Time) {
 	}
 }
 
-// reset begins anew at an offset. Unless that is where the ring ends, something cannot be read any more, or is read again: everybody is told.
+// reset begins anew at an offset. Unless that is where the ring ends, something cannot be read any more, or is read again: everybody is told. In a log
+// that went back an offset means something else than it did, also the one from which on a channel is of interest.
 func (p *partition) reset(start int64) {
 	if start == p.ring.Next() {
 		return
@@ -232,6 +233,9 @@ func (p *partition) reset(start int64) {
 	for _, seats := range p.index {
 		for _, t := range seats {
 			t.fall(min(t.position(), start-1)) // below the ring: a gap
+			for i := range t.channels {
+				t.channels[i].from = min(t.channels[i].from, start-1)
+			}
 			p.wait(t)
 		}
 	}

@@ -174,3 +174,45 @@ func TestABurstToAllIsDeliveredInBoundedMemory(t *testing.T) {
 		}
 	}
 }
+
+// A log that begins anew is a gap to everybody, also to who subscribed at an offset that it has not reached again: and after it they are given what
+// comes, be they live or behind. The cursors are good.
+func TestALogThatWentBackIsAGapToAll(t *testing.T) {
+	room, p := still(t, Config{})
+	p.apply(t.Context(), portion{messages: batchOf("system", 0, 50), start: -1}, time.Now())
+	full, fast := &listener{socket: &pipe{}}, &listener{socket: &pipe{room: 1 << 20}}
+	for _, c := range []*listener{full, fast} {
+		c.session = seated(room, c.socket, "tenant:acme")
+	}
+	p.apply(t.Context(), portion{start: 0}, time.Now())
+	for _, c := range []*listener{full, fast} {
+		if offsets, ok := room.opened("user:acme:ann", c.session.cursor(-1, 0)); !ok || offsets[0] != 0 {
+			t.Errorf("a cursor of %v", offsets)
+		}
+	}
+	for len(p.waiting) > 0 {
+		p.catchUp()
+	}
+	p.apply(t.Context(), portion{messages: batchOf("tenant:acme", 0, 5), start: -1}, time.Now())
+	full.socket.room = 1 << 20
+	for _, s := range room.sweeper.in {
+		room.sweeper.retry(s, time.Now())
+	}
+	for len(p.posts) > 0 {
+		p.handle(<-p.posts)
+	}
+	for len(p.waiting) > 0 {
+		p.catchUp()
+	}
+	for name, c := range map[string]*listener{"live": fast, "behind": full} {
+		got := ""
+		for _, e := range c.socket.events(t) {
+			if e.Cursor == "" || e.Reason != "" {
+				got += e.T + e.ID + " "
+			}
+		}
+		if want := "gap msg0 msg1 msg2 msg3 msg4 "; got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}

@@ -211,7 +211,7 @@ func (s *session) cursor(partition int, offset int64) string {
 	s.mu.Lock()
 	for _, seat := range s.seats {
 		if at := seat.at.Load(); at != live {
-			offsets[seat.part.number] = at
+			offsets[seat.part.number] = max(0, at) // below the ring's start may be below zero
 		}
 	}
 	s.mu.Unlock()
