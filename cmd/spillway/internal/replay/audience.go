@@ -3,6 +3,7 @@ package replay
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -18,8 +19,14 @@ const redialEvery = 200 * time.Millisecond
 // seatTimeout is how long all clients may take to be connected at first.
 const seatTimeout = 20 * time.Second
 
+// sleepFor is how long a client that never reads stays before it connects anew:
+// about as long as it takes to be cut off. So there are as many in the whole
+// run, and nearly all of them with full sockets in the flood.
+const sleepFor = 10 * time.Second
+
 // audience is all websocket clients. Those that never read do not notice when
-// they are cut off, as a sleeping phone does not; readers come back.
+// they are cut off, as a sleeping phone does not, but they wake up and come
+// back; readers come back at once.
 type audience struct {
 	dial func(context.Context, client) (socket, error)
 	post *judge.Post
@@ -44,7 +51,7 @@ func (a *audience) take(ctx context.Context) error {
 				return fmt.Errorf("client of tenant %s: %w", c.tenant, err)
 			}
 			if !c.reads {
-				a.running.Go(func() { <-life.Done(); s.Close() })
+				a.running.Go(func() { a.sleep(life, c, s) })
 				continue
 			}
 			a.readers = append(a.readers, c)
@@ -53,6 +60,28 @@ func (a *audience) take(ctx context.Context) error {
 	}
 	return nil
 }
+
+// sleep holds a connection that nobody reads, and replaces it time and again
+// until ctx ends. The first time comes early for some, so that not all come back
+// at once.
+func (a *audience) sleep(ctx context.Context, c client, s socket) {
+	next := time.Now().Add(rand.N(sleepFor))
+	for send.SleepUntil(ctx, next) {
+		s.Close()
+		var err error
+		if s, err = a.dial(ctx, c); err != nil {
+			s, next = awake{}, time.Now().Add(redialEvery)
+			continue
+		}
+		next = time.Now().Add(sleepFor)
+	}
+	s.Close()
+}
+
+// awake is no connection.
+type awake struct{ socket }
+
+func (awake) Close() {}
 
 // read notes what a reader gets until ctx ends.
 func (a *audience) read(ctx context.Context, c client, s socket) {

@@ -75,7 +75,7 @@ func (r *runner) play(ctx context.Context) (*judge.Report, error) {
 
 	pool, stopPool := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan error, 1)
-	go func() { ended <- r.on.work(pool, r) }()
+	go func() { ended <- r.on.work(pool, r); close(ended) }()
 	stop := sync.OnceValue(func() error { stopPool(); return <-ended })
 	defer stop()
 	crowd := &audience{dial: r.on.dial, post: r.post}
@@ -107,7 +107,7 @@ func (r *runner) play(ctx context.Context) (*judge.Report, error) {
 
 // marks are when something happened, since the run's begin; 0 for never.
 type marks struct {
-	floodEnd, heldFrom, heldTo, after, afterEnd, end time.Duration
+	floodEnd, heldFrom, heldTo, drain, after, afterEnd, end time.Duration
 }
 
 // timeline is the run proper. It fills in the report's figures.
@@ -161,6 +161,7 @@ func (r *runner) timeline(ctx context.Context, sender *send.Sender, op operator)
 	}
 	r.enter("drain", "the flood is over; its backlog is worked off")
 	from := time.Now()
+	m.drain = from.Sub(base)
 	if r.drained(ctx, from.Add(r.times.Drain)) {
 		took := milliseconds(time.Since(from))
 		r.report.Flood.Drained = &took
@@ -169,6 +170,9 @@ func (r *runner) timeline(ctx context.Context, sender *send.Sender, op operator)
 		send.SleepUntil(ctx, time.Now().Add(r.times.After))
 	}
 	m.afterEnd = time.Since(base)
+	if m.after == 0 {
+		m.after = m.afterEnd // the backlog is not gone: all of it is its drain
+	}
 	endTenants()
 	r.enter("end", "counting")
 	r.tail(ctx, answered)
@@ -238,7 +242,9 @@ func (r *runner) figures(m marks) {
 		rep.Victims.Held = &held
 		rep.Switch.StartedAfterHold = r.book.StartedWithin(flooder, m.heldFrom, m.heldTo)
 	}
-	if m.after > 0 {
+	drain := r.waits(m.drain, m.after, m.end)
+	rep.Victims.Drain = &drain
+	if m.afterEnd > m.after {
 		waits, posts, screens := r.waits(m.after, m.afterEnd, m.end), r.post.Between(m.after, m.afterEnd), r.post.Screens(m.after, m.afterEnd)
 		rep.Victims.After, rep.Notifications.After, rep.Screens.After = &waits, &posts, &screens
 	}

@@ -20,7 +20,7 @@ func kept() *Report {
 	return &Report{
 		Scenario: Avochato, Broker: "embedded",
 		Victims: Victims{Quiet: Spread{Jobs: 3000, Finished: 3000, P50: 1.2, P99: 4.1, Max: 11}, Flood: Spread{Jobs: 3000, Finished: 3000, P50: 1.3, P99: 4.6, Max: 14},
-			Held: &Spread{Jobs: 600, Finished: 600, P50: 1.2, P99: 4, Max: 9}, After: &Spread{Jobs: 1600, Finished: 1600, P50: 1.1, P99: 3.9, Max: 8}},
+			Held: &Spread{Jobs: 600, Finished: 600, P50: 1.2, P99: 4, Max: 9}, Drain: &Spread{Jobs: 9000, Finished: 9000, P50: 1.2, P99: 4.1, Max: 10}, After: &Spread{Jobs: 1600, Finished: 1600, P50: 1.1, P99: 3.9, Max: 8}},
 		Notifications: Notifications{Quiet: Spread{Jobs: 3000, P50: 2, P99: 6, Max: 12}, Flood: Spread{Jobs: 3000, P50: 2, P99: 7, Max: 15}, After: &Spread{Jobs: 1600, P50: 2, P99: 6, Max: 9},
 			Expected: 188_000, Clients: 40, Stalled: 20},
 		Screens:   Screens{Quiet: Spread{Jobs: 3000, P50: 23, P99: 29, Max: 40}, Flood: Spread{Jobs: 3000, P50: 24, P99: 31, Max: 50}, After: &Spread{Jobs: 1600, P50: 23, P99: 28, Max: 33}},
@@ -77,6 +77,9 @@ func TestEveryFigureCanBreakItsPromise(t *testing.T) {
 		{"1", "although refused", func(r *Report) { r.Ledger.Unexpected = 1 }},
 		{"2", "14.2 ms in the flood (at most 14.1 ms)", func(r *Report) { r.Victims.Flood.P99 = 14.2 }},
 		{"2", "2800 of 3000", func(r *Report) { r.Victims.Flood.Finished = 2800 }},
+		{"2", "15.0 ms while it was held", func(r *Report) { r.Victims.Held.P99 = 15 }},
+		{"2", "15.0 ms while it was drained", func(r *Report) { r.Victims.Drain.P99 = 15 }},
+		{"2", "no tenant's job", func(r *Report) { r.Victims.Flood = Spread{} }},
 		{"3", "nobody was named", func(r *Report) { r.Flood.NamedAfter, r.Flood.Source, r.Switch = nil, "", nil }},
 		{"3", "tenant-07 was named", func(r *Report) { r.Flood.Source = "tenant-07" }},
 		{"3", "did not succeed", func(r *Report) { r.Switch = nil }},
@@ -85,9 +88,11 @@ func TestEveryFigureCanBreakItsPromise(t *testing.T) {
 		{"6", "11.1 ms in the flood", func(r *Report) { r.Notifications.Flood.P99 = 11.1 }},
 		{"6", "0.0 ms in the flood", func(r *Report) { r.Notifications.Flood = Spread{} }},
 		{"6", "3 of 188000 missing", func(r *Report) { r.Notifications.Missing = 3 }},
+		{"6", "3 of 188000 missing and 1 gaps told", func(r *Report) { r.Notifications.Missing, r.Notifications.Gaps = 3, 1 }},
 		{"7", "scheduler-0 with 301 of 300", func(r *Report) { r.Memory[1].Peak = 301 << 20 }},
 		{"7", "1 restarts", func(r *Report) { r.Memory[0].Restarts = 1 }},
 		{"8", "was not gone", func(r *Report) { r.Flood.Drained = nil }},
+		{"8", "nothing was sent", func(r *Report) { r.Victims.After = nil }},
 		{"8", "then p99 15.0 ms", func(r *Report) { r.Victims.After.P99 = 15 }},
 		{"8", "notifications 12.0 ms", func(r *Report) { r.Notifications.After.P99 = 12 }},
 	} {
@@ -113,15 +118,21 @@ func TestEveryFigureCanBreakItsPromise(t *testing.T) {
 // nothing.
 func TestWhatWasNotMeasuredIsNotKept(t *testing.T) {
 	r := kept()
-	r.Memory, r.Victims.Quiet, r.Notifications.Quiet = nil, Spread{}, Spread{}
+	r.Memory = nil
 	r.Judge()
-	if len(r.Promises) != 3 || len(r.Unmeasured) != 3 || r.Verdict != Broken { // 8 has no quiet figure to come back to but 0
+	if len(r.Promises) != 5 || len(r.Unmeasured) != 1 || r.Unmeasured[0].ID != "7" {
 		t.Errorf("%+v %+v %s", r.Promises, r.Unmeasured, r.Verdict)
 	}
-	empty := &Report{Without: true}
-	empty.Judge()
-	if empty.Verdict != Broken {
-		t.Errorf("a run without a figure is %s: %+v", empty.Verdict, empty.Promises)
+	for _, empty := range []*Report{{}, {Without: true}} {
+		empty.Judge()
+		for _, p := range empty.Promises {
+			if p.Held {
+				t.Errorf("a run without a figure keeps %+v", p)
+			}
+		}
+		if empty.Verdict != Broken {
+			t.Errorf("a run without a figure is %s: %+v", empty.Verdict, empty.Promises)
+		}
 	}
 }
 
@@ -177,7 +188,7 @@ func TestTraffic(t *testing.T) {
 	if len(seen) != Tenants {
 		t.Errorf("the flood reaches %d tenants", len(seen))
 	}
-	for _, wrong := range []Times{{}, {Quiet: time.Hour, Flood: time.Second, After: time.Second}, {Quiet: time.Second, Flood: time.Second, Held: -1, After: time.Second}} {
+	for _, wrong := range []Times{{}, {Quiet: time.Hour, Flood: time.Second, After: time.Second}, {Quiet: time.Second, Flood: time.Second, Held: 0, After: time.Second}} {
 		if wrong.Check() == nil {
 			t.Errorf("%+v passed", wrong)
 		}

@@ -81,8 +81,10 @@ func Waits(f tally.Flow) Spread {
 type Victims struct {
 	Quiet Spread `json:"quiet"`
 	Flood Spread `json:"flood"`
-	// Held is while the flooder was held, After when its backlog was gone.
+	// Held is while the flooder was held, Drain from then until its backlog was
+	// gone, or the time for that over; After is after it.
 	Held  *Spread `json:"held,omitempty"`
+	Drain *Spread `json:"drain,omitempty"`
 	After *Spread `json:"after,omitempty"`
 }
 

@@ -55,7 +55,7 @@ func (t Times) Check() error {
 		low, high time.Duration
 	}{
 		{"quiet", t.Quiet, time.Second, 10 * time.Minute}, {"flood", t.Flood, time.Second, 5 * time.Minute},
-		{"held", t.Held, 0, 5 * time.Minute}, {"drain", t.Drain, 0, time.Hour}, {"after", t.After, time.Second, 10 * time.Minute},
+		{"held", t.Held, time.Second, 5 * time.Minute}, {"drain", t.Drain, 0, time.Hour}, {"after", t.After, time.Second, 10 * time.Minute},
 	} {
 		if d.is < d.low || d.is > d.high {
 			return fmt.Errorf("--%s: want %v to %v", d.name, d.low, d.high)
