@@ -47,7 +47,8 @@ func weight(key, value []byte, headers []Header) int {
 // Batch is what one Fetch brought.
 type Batch struct {
 	// Messages are in offset order and start at or above the asked offset;
-	// there may be gaps. Empty: nothing new came within the wait.
+	// there may be gaps. Empty: nothing new came within the wait. What comes
+	// next begins at the offset after the last one, not at HighWatermark.
 	Messages []Message
 	// HighWatermark is the offset that the next record of the partition gets.
 	HighWatermark int64
@@ -57,13 +58,21 @@ type Batch struct {
 	Bytes int
 }
 
+// unpackedBytes is how many times maxBytes the Size of a Batch may have, give or
+// take a record: the broker counts compressed bytes, and LZ4 makes up to 250 times
+// less of what repeats itself. JSON is mostly compressed 5 to 10 times.
+const unpackedBytes = 8
+
 // maxFetchWait is the longest wait that CallTimeout lets a broker be told.
 const maxFetchWait = CallTimeout / 2
 
 // Fetch reads topic's partition from offset from on. The broker answers when
 // it has at least one record, and after maxWait (at most 5 s) at the latest.
-// maxBytes bounds the answer, except that a first batch larger than it comes
-// whole. An offset below the log start or above the high watermark is an error
+// maxBytes bounds the answer as it is in the log, except that a first batch larger
+// than it comes whole. What is unpacked of it ends with the record that brings it
+// to 8 times maxBytes, be it in the middle of a batch: the next Fetch goes on
+// there. So a Batch is bounded; while the call lasts the whole answer is in memory
+// unpacked. An offset below the log start or above the high watermark is an error
 // for which OutOfRange holds.
 func (c *Client) Fetch(ctx context.Context, topic string, partition int, from int64, maxBytes int, maxWait time.Duration) (Batch, error) {
 	if from < 0 || maxBytes <= 0 {
@@ -87,15 +96,16 @@ func (c *Client) Fetch(ctx context.Context, topic string, partition int, from in
 		return Batch{}, fmt.Errorf("kafka: fetch %s/%d at %d: %w", topic, partition, from, err)
 	}
 	batch := Batch{HighWatermark: res.HighWatermark, LogStart: res.LogStartOffset}
-	if err := batch.read(res.Records, topic, partition, from); err != nil {
+	if err := batch.read(res.Records, topic, partition, from, unpackedBytes*maxBytes); err != nil {
 		return Batch{}, fmt.Errorf("kafka: fetch %s/%d at %d: %w", topic, partition, from, err)
 	}
 	return batch, nil
 }
 
-// read copies the records at or above from out of the response's pages.
-func (b *Batch) read(records kafkago.RecordReader, topic string, partition int, from int64) error {
-	for {
+// read copies the records at or above from out of the response's pages, until
+// they have most bytes. What is left over goes to the garbage collector.
+func (b *Batch) read(records kafkago.RecordReader, topic string, partition int, from int64, most int) error {
+	for b.Bytes < most {
 		r, err := records.ReadRecord()
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -122,6 +132,7 @@ func (b *Batch) read(records kafkago.RecordReader, topic string, partition int, 
 		b.Bytes += m.Size()
 		b.Messages = append(b.Messages, m)
 	}
+	return nil
 }
 
 // copyRecord copies key and value into one allocation and gives their pages

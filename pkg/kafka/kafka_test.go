@@ -1,9 +1,11 @@
 package kafka_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -181,6 +183,48 @@ func TestFetch(t *testing.T) {
 		}
 		if batch.Bytes != 3*m.Size() {
 			t.Errorf("batch weighs %d, want %d", batch.Bytes, 3*m.Size())
+		}
+	})
+}
+
+// What was compressed well comes in pieces of a bounded size, and nothing between
+// them is lost, though they begin in the middle of batches.
+func TestFetchUnpacksALittleAtATime(t *testing.T) {
+	const records, maxBytes = 300, 4 << 10
+	bubble(t, func(t *testing.T, ctx context.Context, broker *kafkatest.Broker, c *kafka.Client) {
+		if _, err := c.Partitions(ctx, "t"); err != nil {
+			t.Fatal(err)
+		}
+		value := bytes.Repeat([]byte("0123456789abcdef"), 64)
+		for range 3 {
+			if _, err := c.Append(ctx, "t", 0, slices.Repeat([]kafka.Record{{Value: value}}, records/3)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		next, fetches := int64(0), 0
+		for ; next < records; fetches++ {
+			batch, err := c.Fetch(ctx, "t", 0, next, maxBytes, time.Second)
+			if err != nil || len(batch.Messages) == 0 || batch.HighWatermark != records {
+				t.Fatalf("at %d: %d records up to %d, %v", next, len(batch.Messages), batch.HighWatermark, err)
+			}
+			size := 0
+			for _, m := range batch.Messages {
+				if m.Offset != next || !bytes.Equal(m.Value, value) {
+					t.Fatalf("record %d, want %d", m.Offset, next)
+				}
+				next++
+				size += m.Size()
+			}
+			if size != batch.Bytes || size >= 8*maxBytes+batch.Messages[0].Size() {
+				t.Fatalf("a batch of %d bytes that says %d", size, batch.Bytes)
+			}
+		}
+		if fetches < 10 {
+			t.Errorf("%d records in %d fetches: nothing was to be cut", records, fetches)
+		}
+		one, err := c.Fetch(ctx, "t", 0, 150, 1, time.Second)
+		if err != nil || len(one.Messages) != 1 || one.Messages[0].Offset != 150 {
+			t.Errorf("%d records, %v", len(one.Messages), err)
 		}
 	})
 }

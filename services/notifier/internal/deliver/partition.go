@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// fetchBytes bounds one fetch, and with the one that the actor works on what a partition holds beside its ring: a broker exceeds it only by a
-	// first batch that is larger itself, at most 1.1 MB.
+	// fetchBytes bounds one fetch as the log has it, compressed. Unpacked it is at most 8 times that and a record (kafka.Client.Fetch), which bounds what
+	// a partition holds beside its ring: one that was fetched and one that the actor works on.
 	fetchBytes = 128 << 10
 	// pollWait is how long the broker may keep a fetch waiting; callSlack what the call may take beyond that before it counts as lost: not shorter
 	// than a busy broker, because a cancelled connection stays busy until it answers.
