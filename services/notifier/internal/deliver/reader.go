@@ -16,7 +16,8 @@ import (
 const (
 	// rate and burst are how many text messages a client may send, a second and at once.
 	rate, burst = 10, 20
-	// maxOver is how many of the messages over that are told so before the session is ended.
+	// maxOver is how many of the messages over that are told so before the session is ended. They are forgotten once it has rested until the burst is
+	// there again: what ends it is one flood, not what comes together in days.
 	maxOver = 50
 	// pong is how clients spell it, byte by byte; other spellings do as well.
 	pong = `{"t":"pong"}`
@@ -71,6 +72,9 @@ func (r *reader) run() {
 // message does what a client says; false: the session is over.
 func (r *reader) message(message []byte, now time.Time) bool {
 	r.heard.Store(r.age(now))
+	if r.pace.Full(now) {
+		r.over = 0
+	}
 	if !r.pace.Take(now) {
 		if r.over++; r.over > maxOver {
 			r.close(core.CloseFlood)

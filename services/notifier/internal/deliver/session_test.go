@@ -377,6 +377,32 @@ func TestLimitsOfAClient(t *testing.T) {
 	})
 }
 
+// Strikes lapse: a session that is over its rate now and then, as a page that subscribes to much at once, is never ended for it.
+func TestStrikesLapse(t *testing.T) {
+	bubble(t, Config{}, func(t *testing.T, w *world) {
+		s := w.dial(ann())
+		over := 0
+		for range 10 {
+			for i := range 40 {
+				if err := s.Send(w.ctx, subscriber.Request{T: "subscribe", Channel: fmt.Sprintf("user:acme:%d", i)}); err != nil {
+					t.Fatal(err)
+				}
+				switch got := w.next(s); got {
+				case "error RATE":
+					over++
+				case fmt.Sprintf("sub user:acme:%d NOT_ALLOWED", i):
+				default:
+					t.Fatalf("%q after %d that were over", got, over)
+				}
+			}
+			w.pass(10*time.Second, s)
+		}
+		if over <= 2*maxOver {
+			t.Errorf("%d were over: nothing was to lapse", over)
+		}
+	})
+}
+
 func TestADrainSendsEverybodyAwayInSlots(t *testing.T) {
 	bubble(t, Config{PerUser: 100}, func(t *testing.T, w *world) {
 		const n, over = 40, 40 * drainSlot // not the ten seconds that thousands may have
