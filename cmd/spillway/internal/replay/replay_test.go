@@ -3,6 +3,7 @@ package replay
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,14 +34,19 @@ func (l *line) Next(ctx context.Context) ([]byte, bool, error) {
 func (l *line) Close() { close(l.closed) }
 
 // Readers take what comes, come back when they are cut off, and what they do not
-// have of finished jobs is missing. The others are connected and never read.
+// have of finished jobs is missing. The others never read, and come back every
+// ten seconds.
 func TestAudience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		run := judge.Plan(7, judge.Times{Quiet: time.Second, Flood: time.Second, After: time.Second})
 		post := judge.NewPost(run, judge.Tenants*judge.Readers)
+		var mu sync.Mutex
 		lines := make(map[client][]*line)
+		of := func(c client) []*line { mu.Lock(); defer mu.Unlock(); return lines[c] }
 		a := &audience{post: post, dial: func(_ context.Context, c client) (socket, error) {
 			l := &line{in: make(chan []byte), closed: make(chan struct{})}
+			mu.Lock()
+			defer mu.Unlock()
 			lines[c] = append(lines[c], l)
 			return l, nil
 		}}
@@ -48,9 +54,11 @@ func TestAudience(t *testing.T) {
 			t.Fatal(err)
 		}
 		first := client{number: 0, tenant: "t1", reads: true}
+		mu.Lock()
 		if len(lines) != judge.Tenants*judge.Clients || len(lines[first]) != 1 {
 			t.Fatalf("%d clients", len(lines))
 		}
+		mu.Unlock()
 		letter := func(flow, job int) []byte {
 			return judge.Letter{Run: 7, Flow: uint32(flow), Job: uint32(job), At: time.Now().UnixNano()}.Write()
 		}
@@ -60,15 +68,15 @@ func TestAudience(t *testing.T) {
 			book.Finished(0, k)
 		}
 		book.Sent(1, 0) // not finished: nobody waits for its notification
-		lines[first][0].in <- letter(0, 0)
-		lines[first][0].in <- nil // a gap
-		close(lines[first][0].in)
+		of(first)[0].in <- letter(0, 0)
+		of(first)[0].in <- nil // a gap
+		close(of(first)[0].in)
 		time.Sleep(2 * redialEvery) // of the bubble
 		synctest.Wait()
-		if len(lines[first]) != 2 {
+		if len(of(first)) != 2 {
 			t.Fatal("a reader that was cut off did not come back")
 		}
-		lines[first][1].in <- letter(0, 2)
+		of(first)[1].in <- letter(0, 2)
 		synctest.Wait()
 		if expected, missing := a.missing(book, run); expected != 3 || missing != 1 {
 			t.Errorf("%d of %d are missing", missing, expected)
@@ -76,7 +84,13 @@ func TestAudience(t *testing.T) {
 		if again, gaps, cuts := post.Counts(); again != 0 || gaps != 1 || cuts != 1 {
 			t.Error(again, gaps, cuts)
 		}
+		time.Sleep(2 * sleepFor) // of the bubble
 		a.leave()
+		for c, all := range lines {
+			if n := len(all); !c.reads && n != 3 && n != 4 {
+				t.Errorf("%+v, which does not read, came back %d times in 20 s", c, n-1)
+			}
+		}
 		for c, all := range lines {
 			for _, l := range all {
 				select {
