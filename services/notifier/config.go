@@ -32,6 +32,8 @@ type Config struct {
 	Ring int64 `env:"SPILLWAY_NOTIFIER_RING" default:"67108864" unit:"bytes" doc:"latest notifications kept in memory for slow and returning clients"`
 	// Sessions bounds the websockets of this replica.
 	Sessions int `env:"SPILLWAY_NOTIFIER_SESSIONS" default:"20000" doc:"websockets of this replica; more are sent elsewhere"`
+	// PerAddress bounds the websockets of one network address; 0: only Sessions does. Behind a proxy all come from its address, and the proxy has to do it.
+	PerAddress int `env:"SPILLWAY_NOTIFIER_PER_ADDRESS" default:"0" doc:"websockets of one network address; 0: no limit, as behind a proxy, which has to limit them"`
 	// Inflight bounds the notifications that wait for the log, in bytes.
 	Inflight int64 `env:"SPILLWAY_NOTIFIER_INFLIGHT" default:"16777216" unit:"bytes" doc:"notifications that wait for the log; more are refused with OVERLOADED"`
 	// Reflection serves gRPC reflection.
@@ -71,6 +73,7 @@ func (c Config) Validate() error {
 	fail(c.Concurrency >= 1 && c.Concurrency <= maxConcurrency, "SPILLWAY_NOTIFIER_CONCURRENCY is %d, want 1 to %d", c.Concurrency, maxConcurrency)
 	fail(c.Ring >= minRing && c.Ring <= maxRing, "SPILLWAY_NOTIFIER_RING is %d bytes, want 1 MiB to 64 GiB", c.Ring)
 	fail(c.Sessions >= 1 && c.Sessions <= maxSessions, "SPILLWAY_NOTIFIER_SESSIONS is %d, want 1 to %d", c.Sessions, maxSessions)
+	fail(c.PerAddress >= 0 && c.PerAddress <= maxSessions, "SPILLWAY_NOTIFIER_PER_ADDRESS is %d, want 0 (no limit) to %d", c.PerAddress, maxSessions)
 	fail(c.Inflight >= minInflight && c.Inflight <= maxInflight, "SPILLWAY_NOTIFIER_INFLIGHT is %d bytes, want 13 MiB to 16 GiB", c.Inflight)
 	return errors.Join(wrong...)
 }

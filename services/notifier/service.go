@@ -244,7 +244,8 @@ func (s *Service) check(ctx context.Context) error {
 		return err
 	}
 	sockets, err := deliver.New(deliver.Config{
-		Topic: s.topics.Notifications(), Partitions: int(have.GetShards()), RingBytes: s.cfg.Ring, Sessions: s.cfg.Sessions, Origins: s.cfg.origins(),
+		Topic: s.topics.Notifications(), Partitions: int(have.GetShards()), RingBytes: s.cfg.Ring, Sessions: s.cfg.Sessions, PerAddress: s.cfg.PerAddress,
+		Origins: s.cfg.origins(),
 	}, deliver.Ports{
 		Log: s.clients[1], Verify: s.subscriber, Cluster: s.cluster, CursorKey: s.cursorKey(), Out: s.deps.Log, Telemetry: s.deps.Telemetry,
 	})

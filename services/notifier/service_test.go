@@ -199,7 +199,8 @@ func TestConfig(t *testing.T) {
 	}
 	for name, change := range map[string]func(*notifier.Config){
 		"no replica": func(c *notifier.Config) { c.Replica = "" }, "durability": func(c *notifier.Config) { c.Durability = "some" },
-		"ring": func(c *notifier.Config) { c.Ring = 1 }, "sessions": func(c *notifier.Config) { c.Sessions = 0 }, "in flight": func(c *notifier.Config) { c.Inflight = 1 << 20 },
+		"ring": func(c *notifier.Config) { c.Ring = 1 }, "sessions": func(c *notifier.Config) { c.Sessions = 0 }, "per address": func(c *notifier.Config) { c.PerAddress = -1 },
+		"in flight":   func(c *notifier.Config) { c.Inflight = 1 << 20 },
 		"concurrency": func(c *notifier.Config) { c.Concurrency = 0 }, "token for nobody": func(c *notifier.Config) { c.WorkerTokenFile = "x" },
 		"any origin": func(c *notifier.Config) { c.Origins = "*" }, "pattern": func(c *notifier.Config) { c.Origins = "https://*.example.com" },
 		"no scheme": func(c *notifier.Config) { c.Origins = "app.example.com" }, "path": func(c *notifier.Config) { c.Origins = "https://app.example.com/" },

@@ -11,6 +11,7 @@ import (
 	"github.com/spillway/spillway/pkg/subscriber"
 	notifierv1 "github.com/spillway/spillway/proto/gen/spillway/notifier/v1"
 	schedulerv1 "github.com/spillway/spillway/proto/gen/spillway/scheduler/v1"
+	"github.com/spillway/spillway/services/notifier"
 )
 
 // next reads events until one is of type t.
@@ -164,4 +165,26 @@ func TestServiceTokenAtTheSocket(t *testing.T) {
 			t.Errorf("%v, %v", s, err)
 		}
 	})
+}
+
+// One address has no more websockets than the operator gives it; without a setting it has as many as there are.
+func TestAnAddressHasItsShare(t *testing.T) {
+	for most, opened := range map[int]int{0: 5, 2: 2} {
+		bubble(t, func(t *testing.T, w *world) {
+			w.ready()
+			for n := range 5 {
+				s, err := w.subscribe("anna", "t1", "", "user:t1:anna")
+				var refused *subscriber.Refused
+				switch {
+				case n < opened && err != nil:
+					t.Errorf("at most %d: session %d: %v", most, n, err)
+				case n >= opened && (!errors.As(err, &refused) || refused.Status != 503):
+					t.Errorf("at most %d: session %d: %v", most, n, err)
+				}
+				if err == nil {
+					defer s.Close()
+				}
+			}
+		}, func(c *notifier.Config, _ *notifier.Deps) { c.PerAddress = most })
+	}
 }
