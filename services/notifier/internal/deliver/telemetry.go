@@ -120,7 +120,7 @@ func newMeters(r *Room) meters {
 		written:       count(telemetry.MetricDelivered, "Notifications that sockets took.", "{notification}"),
 		behind:        count(telemetry.MetricSlow, "Times that a session fell behind.", "{session}"),
 		gaps:          count(telemetry.MetricGaps, "Gaps that clients were told of.", "{gap}"),
-		closed:        count(telemetry.MetricEnded, "Sessions that the notifier ended.", "{session}"),
+		closed:        count(telemetry.MetricEnded, "Sessions that the notifier ended, by close code.", "{session}"),
 		away:          count(telemetry.MetricTurnedAway, "Sessions that were refused before they began.", "{session}"),
 		skipped:       count(telemetry.MetricSkipped, "Notifications that nobody was given.", "{notification}"),
 		notUnderstood: count(telemetry.MetricUnknown, "Frames of clients that are not known.", "{frame}"),
@@ -144,10 +144,16 @@ func (m *meters) add(c metric.Int64Counter, n int, labels ...attribute.KeyValue)
 func (m *meters) delivered(n int)        { m.add(m.written, n) }
 func (m *meters) slow()                  { m.add(m.behind, 1) }
 func (m *meters) gap(reason string)      { m.add(m.gaps, 1, telemetry.KeyReason.String(reason)) }
-func (m *meters) ended(code core.Code)   { m.add(m.closed, 1, telemetry.KeyCode.Int(int(code))) }
 func (m *meters) refused(code core.Code) { m.add(m.away, 1, telemetry.KeyCode.Int(int(code))) }
 func (m *meters) skip(reason string)     { m.add(m.skipped, 1, telemetry.KeyReason.String(reason)) }
 func (m *meters) unknown()               { m.add(m.notUnderstood, 1) }
+
+// ended counts a session that was ended with a code. Code 0 is the client's or the network's doing, or a fault that is logged.
+func (m *meters) ended(code core.Code) {
+	if code != 0 {
+		m.add(m.closed, 1, telemetry.KeyCode.Int(int(code)))
+	}
+}
 
 func (m *meters) age(d time.Duration) {
 	if m.on {

@@ -5,6 +5,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
@@ -66,6 +68,43 @@ func TestDeliveriesAreInTheirTraces(t *testing.T) {
 		}
 		if late := ended[1]; late.SpanContext().TraceID().String() == id || late.Parent().IsValid() {
 			t.Error("what is older than ten minutes is a trace of its own")
+		}
+	})
+}
+
+// Sessions that the notifier ended are counted by their codes; clients that go, or whose connections break, are not among them.
+func TestGoodbyesAreNotCountedAsEnded(t *testing.T) {
+	reader := sdkmetric.NewManualReader()
+	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
+	bubbleOf(t, Config{}, func(p *Ports) { p.Telemetry = telemetry.New(telemetry.Config{MeterProvider: provider}) }, func(t *testing.T, w *world) {
+		polite, broken := w.dial(ann()), w.dial(ann())
+		polite.Close()
+		broken.Cut()
+		mute, err := w.raw()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := mute.read(); ending(err) != "close 4005" {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		var all metricdata.ResourceMetrics
+		if err := reader.Collect(w.ctx, &all); err != nil {
+			t.Fatal(err)
+		}
+		got := map[int64]int64{}
+		for _, scope := range all.ScopeMetrics {
+			for _, m := range scope.Metrics {
+				if sum, ok := m.Data.(metricdata.Sum[int64]); ok && m.Name == telemetry.MetricEnded {
+					for _, point := range sum.DataPoints {
+						code, _ := point.Attributes.Value(telemetry.KeyCode)
+						got[code.AsInt64()] += point.Value
+					}
+				}
+			}
+		}
+		if len(got) != 1 || got[4005] != 1 {
+			t.Errorf("ended, by code: %v", got)
 		}
 	})
 }
