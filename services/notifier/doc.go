@@ -11,7 +11,7 @@
 //     this call. Everything else may have happened and is safe to try again with the same idempotency key: clients see the same id.
 //   - No call, no job and no other client ever waits for a socket.
 //   - A source costs the others nothing: its rate is bounded by its quota, its bytes in flight by a share.
-//   - Memory is bounded: bytes in flight, the rings, sessions, what a session may hold.
+//   - Memory is bounded: bytes in flight, the rings, what is given out at once, sessions, what a session may hold.
 //
 // # It refuses to
 //

@@ -13,7 +13,7 @@ const (
 	CloseDraining Code = 4000
 	// CloseSlow: the client took no byte for the stall time although something waited for it.
 	CloseSlow Code = 4001
-	// CloseSilent: the client answered no ping.
+	// CloseSilent: the client answered no ping, although it had taken everything that there was for it.
 	CloseSilent Code = 4002
 	// CloseFull: the user, or the replica, has as many sessions as it may have.
 	CloseFull Code = 4003
@@ -33,9 +33,10 @@ const (
 
 // Do not come back.
 const (
-	// CloseProtocol: the client does not speak spillway.v1: no hello first, a second one, or what is no frame of it.
+	// CloseProtocol: the client does not speak spillway.v1: its first message was no hello. After the hello nothing ends a session so: what is not
+	// understood, a second hello among it, is answered by an error.
 	CloseProtocol Code = 4200
-	// CloseFlood: the client went on and on over its limit of messages.
+	// CloseFlood: the client went on and on over its limit of messages, without a rest.
 	CloseFlood Code = 4201
 )
 

@@ -13,7 +13,7 @@
 // is a session's place in one partition in which it has channels. It is either live, that is it was given everything below the partition's next
 // offset, or behind at an offset:
 //
-//	        registered below the ring's end, or a write not taken whole
+//	        registered below the ring's end, or a write not taken whole (yet)
 //	live ────────────────────────────────────────────────────────▶ behind(offset) ──┐ retry: replay from the ring, ≤ 16 KiB a piece
 //	 ▲                       level with the ring's end                 │        ▲───┘ offset below the ring's start: gap, and on from there
 //	 └────────────────────────────────────────────────────────────────┘
@@ -24,7 +24,11 @@
 //
 //   - A client gets the notifications of a channel in the order of the log, each once in a session, from where it was registered on; or a gap that
 //     says so (TestNothingIsMissedInSilence). After a resume it may get again what it already had, with the same id.
-//   - A session that does not read holds at most one frame of its own, and delays nobody: no write waits (TestStalledReaders).
+//   - A session that does not read holds the rest of one frame, a pong, and at most 64 KiB of answers that it has asked for and not taken, and with
+//     them a ping and a cursor: no notification waits for it. It delays nobody: no write waits (TestStalledReaders).
+//   - Who lags and reads is asked and told its cursor all the same, and is not silent (TestWhoReadsSlowlyIsNotSilent); who takes nothing for the stall
+//     time is closed (TestAStallHasItsTime).
+//   - What a partition notes of a burst is bounded, however many hear it (TestABurstToAllIsDeliveredInBoundedMemory).
 //   - Whatever a client sends is bounded: its size, its rate, the answers that wait for it.
 //
 // Non-goals: durability (the log has it), history beyond the ring, delivery to other replicas' sessions.

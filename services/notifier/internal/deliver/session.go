@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// maxOwed bounds the answers that wait for a socket: those to one hello with all channels. What would exceed it ends the session.
+	// maxOwed bounds the answers that wait for a socket: those to one hello with all channels, and a ping with its cursor. What would exceed it ends the
+	// session.
 	maxOwed = 64 << 10
 	// internalError is RFC 6455's code for what is the server's fault; a socket that broke does not hear it.
 	internalError = 1011
@@ -171,7 +172,7 @@ func (s *session) answered() bool {
 	return !s.closed.Load()
 }
 
-// held is how many bytes wait for the client.
+// held is how many bytes wait for the client: what is owed, and what is left of a frame that was begun, with a pong.
 func (s *session) held() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -9,7 +9,8 @@ import (
 )
 
 const (
-	// A session whose socket was full is tried again after backoffMin, doubling to backoffMax while it takes nothing.
+	// A session whose socket was full is tried again at the next tick, which is at most backoffMin away, and then after a time that doubles from twice
+	// that to backoffMax while it takes nothing; backoffMin again once it has.
 	backoffMin = 5 * time.Millisecond
 	backoffMax = 250 * time.Millisecond
 	// slots of backoffMin each are more than backoffMax.

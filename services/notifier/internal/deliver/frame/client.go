@@ -14,7 +14,8 @@ const (
 	MaxMessage = 16 << 10
 	// MaxObjects bounds the objects in one text message. A client that lists channels one by one needs 64 subscribes.
 	MaxObjects = 64
-	// MaxChannels bounds the list in a client's hello; the session's own limit is checked apart.
+	// MaxChannels bounds the list in a client's hello. A session may have fewer: what is beyond that is refused one by one, while a hello that exceeds
+	// this is no frame and ends the session.
 	MaxChannels = 256
 	// maxDepth bounds the nesting of what is skipped. Our own frames have depth 2.
 	maxDepth = 16

@@ -93,7 +93,7 @@ func (c *Conn) Flush() (clear bool, err error) {
 // buffers is tens of kilobytes. While nothing waits it says nothing of the peer.
 func (c *Conn) LastTaken() time.Time { return c.opened.Add(time.Duration(c.taken.Load())) }
 
-// Waiting is how many bytes wait for the peer: at most one frame and a pong.
+// Waiting is how many bytes wait here for the peer: at most the rest of one frame and a pong. What its owner keeps to write later is not among them.
 func (c *Conn) Waiting() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
