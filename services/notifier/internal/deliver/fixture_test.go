@@ -55,14 +55,6 @@ func (l *fakeLog) append(m kafka.Message) {
 	l.changed = make(chan struct{})
 }
 
-// trim drops everything that a partition holds.
-func (l *fakeLog) trim(partition int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.first[partition] += int64(len(l.records[partition]))
-	l.records[partition] = nil
-}
-
 func (l *fakeLog) fail(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

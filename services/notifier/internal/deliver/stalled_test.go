@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/spillway/spillway/services/notifier/internal/deliver/socket/sockettest"
 	"io"
 	"net"
 	"net/http"
@@ -123,7 +124,7 @@ func (s *stand) view() *viewer {
 
 // event reads one frame.
 func (v *viewer) event() (subscriber.Event, error) {
-	f, err := ws.ReadFrame(v.in)
+	f, err := sockettest.ReadFrame(v.in)
 	if err != nil {
 		return subscriber.Event{}, err
 	}

@@ -52,7 +52,7 @@ func TestDeliveriesAreInTheirTraces(t *testing.T) {
 			}
 			got := map[string]string{}
 			for _, kv := range s.Attributes() {
-				got[string(kv.Key)] = kv.Value.Emit()
+				got[string(kv.Key)] = kv.Value.String()
 			}
 			for key, want := range map[string]string{
 				"spillway.sessions": "2", "spillway.source": "billing", "spillway.tenant": "acme", "spillway.job.id": "job-" + []string{"1", "4"}[i],

@@ -133,7 +133,7 @@ func TestS29Handshakes(t *testing.T) {
 }
 
 // attack runs a Conn of a network in memory, gives it input and returns what Read said at the end, what the client got, and how many messages were read.
-func attack(t *testing.T, input []byte) (err error, answer []byte, messages int) {
+func attack(t *testing.T, input []byte) (answer []byte, messages int, err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		client, server := pair(t, 64<<10, len(input)+1)
@@ -156,7 +156,7 @@ func attack(t *testing.T, input []byte) (err error, answer []byte, messages int)
 			t.Error("a connection that has ended takes a frame")
 		}
 	})
-	return err, answer, messages
+	return answer, messages, err
 }
 
 // pair makes one websocket in the bubble and returns its ends.
@@ -266,7 +266,7 @@ func TestS29Frames(t *testing.T) {
 		"a message, and garbage afterwards": {append(masked(text(3)), 0x7f, 0x00), 1002, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err, answer, messages := attack(t, c.input)
+			answer, messages, err := attack(t, c.input)
 			var ended *socket.Ended
 			if !errors.As(err, &ended) || ended.Code != c.code || messages != c.messages {
 				t.Fatalf("%v after %d messages, want %d after %d", err, messages, c.code, c.messages)
@@ -275,7 +275,7 @@ func TestS29Frames(t *testing.T) {
 			var body []byte
 			pongs := 0
 			for r := bytes.NewReader(answer); r.Len() > 0; {
-				f, err := ws.ReadFrame(r)
+				f, err := sockettest.ReadFrame(r)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -410,7 +410,7 @@ func TestCloseOfADeafPeer(t *testing.T) {
 			} else {
 				time.Sleep(3 * time.Second)
 			}
-			f, err := ws.ReadFrame(client)
+			f, err := sockettest.ReadFrame(client)
 			if code, reason := ws.ParseCloseFrameData(f.Payload); err != nil || code != 4003 || reason != strings.Repeat("é", 61) {
 				t.Fatal(err, code, reason)
 			}

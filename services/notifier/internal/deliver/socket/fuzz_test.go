@@ -3,6 +3,7 @@ package socket_test
 import (
 	"bytes"
 	"errors"
+	"github.com/spillway/spillway/services/notifier/internal/deliver/socket/sockettest"
 	"io"
 	"net"
 	"testing"
@@ -57,7 +58,7 @@ func FuzzRead(f *testing.F) {
 				t.Fatal(err)
 			}
 			for r := bytes.NewReader(answer); r.Len() > 0; {
-				f, err := ws.ReadFrame(r)
+				f, err := sockettest.ReadFrame(r)
 				if err != nil || f.Header.Masked || f.Header.OpCode != ws.OpPong && f.Header.OpCode != ws.OpClose {
 					t.Fatal(err, f.Header)
 				}
