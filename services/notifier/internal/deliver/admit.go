@@ -18,6 +18,19 @@ const Path = "/v1/ws"
 // retryWithin is the time, in seconds, over which those that are refused are spread.
 const retryWithin = 5
 
+// What clients may make the replica hold before a whole message of them is there.
+const (
+	// maxHello bounds the first message: a token of the greatest length, a cursor, and some channels.
+	maxHello = 10 << 10
+	// strangersBytes is what all hellos together may take that are not whole, and assembling what all messages after hello may. A message's first bytes are
+	// free: a hello with an ordinary token, and after it everything but a refresh, is never refused because of what others do.
+	strangersBytes, freeHello = 4 << 20, 2 << 10
+	assembling, freeMessage   = 12 << 20, 512
+	// strangersShare is the part of all sessions that may be without a hello, and leastStrangers how many may be in any case. A hello is there within a
+	// round trip, so this bounds who sends none, and not a crowd that comes back.
+	strangersShare, leastStrangers = 8, 128
+)
+
 // ServeHTTP takes websockets at Path. It returns once the session has begun. Before Run has read every partition to its end, while the room is full and
 // once Drain was called it answers 503 with Retry-After, before any upgrade.
 func (r *Room) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -52,10 +65,12 @@ func (r *Room) enter(address string) core.Code {
 		return core.CloseDraining
 	case !r.running || !r.read():
 		return core.CloseUnready
-	case len(r.sessions)+r.entering >= r.cfg.Sessions || r.addresses[address] >= r.cfg.PerAddress:
+	case len(r.sessions)+r.entering >= r.cfg.Sessions || r.addresses[address] >= r.cfg.PerAddress ||
+		r.strangers >= max(r.cfg.Sessions/strangersShare, leastStrangers):
 		return core.CloseFull
 	}
 	r.entering++
+	r.strangers++
 	r.addresses[address]++
 	r.readers.Add(1)
 	return 0
@@ -66,6 +81,7 @@ func (r *Room) depart(address string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.entering--
+	r.strangers--
 	r.left(address)
 }
 
@@ -102,6 +118,7 @@ func (r *Room) join(user string) bool {
 		return false
 	}
 	r.users[user]++
+	r.strangers--
 	return true
 }
 
@@ -117,6 +134,8 @@ func (r *Room) leave(s *session) {
 		if r.users[s.user]--; r.users[s.user] == 0 {
 			delete(r.users, s.user)
 		}
+	} else {
+		r.strangers--
 	}
 	r.left(s.address)
 }

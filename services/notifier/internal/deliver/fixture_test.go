@@ -209,8 +209,8 @@ func (w *world) end() {
 	if err := <-w.runs; err != nil {
 		w.t.Errorf("run: %v", err)
 	}
-	if n := w.room.Sessions(); n != 0 || len(w.room.users) != 0 || len(w.room.addresses) != 0 {
-		w.t.Errorf("%d sessions, users %v and addresses %v are left", n, w.room.users, w.room.addresses)
+	if n := w.room.Sessions(); n != 0 || w.room.strangers != 0 || w.room.budget.Used() != 0 || w.room.socket.Budget.Used() != 0 || len(w.room.users) != 0 || len(w.room.addresses) != 0 {
+		w.t.Errorf("%d sessions, %d strangers, users %v and addresses %v are left", n, w.room.strangers, w.room.users, w.room.addresses)
 	}
 }
 

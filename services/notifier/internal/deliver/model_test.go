@@ -16,6 +16,7 @@ import (
 	"github.com/spillway/spillway/pkg/subscriber"
 	logv1 "github.com/spillway/spillway/proto/gen/spillway/log/v1"
 	"github.com/spillway/spillway/services/notifier/internal/core"
+	"github.com/spillway/spillway/services/notifier/internal/deliver/socket"
 )
 
 // pipe is a socket that takes as many bytes as the test has made room for.
@@ -26,6 +27,8 @@ type pipe struct {
 	taken time.Time
 	code  int
 }
+
+func (p *pipe) Hold(int, *socket.Budget) {}
 
 func (p *pipe) Read() ([]byte, error) { select {} }
 

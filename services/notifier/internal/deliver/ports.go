@@ -8,6 +8,7 @@ import (
 	"github.com/spillway/spillway/pkg/kafka"
 	"github.com/spillway/spillway/pkg/telemetry"
 	"github.com/spillway/spillway/services/notifier/internal/core"
+	"github.com/spillway/spillway/services/notifier/internal/deliver/socket"
 )
 
 // Log is what the room reads from: a *kafka.Client that nothing else uses. Its methods are called by several goroutines at once.
@@ -37,6 +38,8 @@ type Ports struct {
 type Conn interface {
 	// Read waits for one text message, valid until the next Read.
 	Read() ([]byte, error)
+	// Hold holds the peer to other bounds from the next message on; it is the reader's, too.
+	Hold(maxMessage int, budget *socket.Budget)
 	// Write tries once to write frames and returns how many are taken: one that was begun is, and its rest goes first, by Flush or the next Write.
 	Write(frames ...[]byte) (whole int, err error)
 	// Flush tries the rest of a frame that was begun; clear: there is none (any more).

@@ -63,6 +63,7 @@ func (r *reader) run() {
 		}
 		if !greeted && r.who.Load() != nil {
 			over = false
+			r.conn.Hold(frame.MaxMessage, r.room.budget)
 			go r.run()
 			return
 		}

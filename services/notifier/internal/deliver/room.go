@@ -85,11 +85,13 @@ type Room struct {
 	sweeper    sweeper
 	meters     meters
 	socket     socket.Config
+	budget     *socket.Budget  // of messages after hello
 	ctx        context.Context // Run's
 
 	mu        sync.Mutex
 	running   bool // Run runs: sessions may begin
 	entering  int  // sessions that are being upgraded
+	strangers int  // they, and those that have not said hello
 	leaving   bool // Drain was called: none may begin any more
 	sessions  map[*session]struct{}
 	users     map[string]int // sessions by user
@@ -109,8 +111,10 @@ func New(cfg Config, ports Ports) (*Room, error) {
 	}
 	r := &Room{
 		cfg: cfg.defaults(), ports: ports, sessions: map[*session]struct{}{}, users: map[string]int{}, addresses: map[string]int{},
-		socket: socket.Config{Origins: cfg.Origins, MaxMessage: frame.MaxMessage},
+		socket: socket.Config{Origins: cfg.Origins, MaxMessage: maxHello},
+		budget: socket.NewBudget(assembling, freeMessage),
 	}
+	r.socket.Budget = socket.NewBudget(strangersBytes, freeHello)
 	r.sweeper = newSweeper(r)
 	for n := range cfg.Partitions {
 		r.partitions = append(r.partitions, newPartition(r, n))

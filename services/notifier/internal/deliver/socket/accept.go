@@ -25,6 +25,10 @@ type Config struct {
 	Origins []string
 	// MaxMessage bounds a text message of the client, in bytes; 0: 16 KiB.
 	MaxMessage int
+	// Budget bounds the messages that all its connections are in the middle of; nil: none does. Conn.Hold changes both for one connection.
+	Budget *Budget
+	// Within is how long a message may take from its first byte to its last; 0: 10 s.
+	Within time.Duration
 	// SendBuffer is SO_SNDBUF in bytes, which the kernel doubles; 0: 32 KiB. Small, so that a slow peer is noticed after kilobytes and not after megabytes.
 	SendBuffer int
 	// Unsent is TCP_NOTSENT_LOWAT in bytes where the system has it; 0: 16 KiB.
@@ -33,6 +37,7 @@ type Config struct {
 
 const (
 	defaultMessage    = 16 << 10
+	defaultWithin     = 10 * time.Second
 	defaultSendBuffer = 32 << 10
 	defaultUnsent     = 16 << 10
 
@@ -127,9 +132,12 @@ func list(values []string, is func(string) bool) bool {
 
 // upgrade answers the handshake and takes the connection over from net/http.
 func upgrade(conn net.Conn, buffered *bufio.Reader, key string, cfg Config) (*Conn, error) {
-	c := &Conn{conn: conn, opened: time.Now(), limit: cfg.MaxMessage}
+	c := &Conn{conn: conn, opened: time.Now(), limit: cfg.MaxMessage, budget: cfg.Budget, within: cfg.Within}
 	if c.limit <= 0 {
 		c.limit = defaultMessage
+	}
+	if c.within <= 0 {
+		c.within = defaultWithin
 	}
 	c.control.tokens = controlBurst
 	switch conn := conn.(type) {

@@ -24,7 +24,8 @@ type Conn struct {
 	try    TryWriter       // of those in memory
 	opened time.Time
 	taken  atomic.Int64 // after opened: when a byte was last taken
-	limit  int
+	within time.Duration
+	owes   charge // for the message that the reader is at
 
 	mu      sync.Mutex
 	tail    []byte // what is left of a frame that was begun, or of a pong; goes before everything else
@@ -34,7 +35,11 @@ type Conn struct {
 	failed  error // of a write: every later one returns it
 
 	// The rest belongs to the reader.
-	early   []byte // bytes that net/http had read ahead
+	limit   int
+	budget  *Budget // nil: none
+	begun   bool    // a byte of a message or of a control frame was read, and not its last
+	dated   bool    // a deadline is set for that
+	early   []byte  // bytes that net/http had read ahead
 	in      [inBuffer]byte
 	r, w    int // what of in is read and filled
 	control bucket
@@ -142,6 +147,7 @@ func (c *Conn) close(code int, reason string) error {
 func (c *Conn) cut(reset bool) {
 	c.closing = true
 	c.tail, c.pong = nil, nil
+	c.owes.settle()
 	if c.hard != nil {
 		c.hard.Stop()
 	}

@@ -10,6 +10,8 @@
 //     but for one pong of at most 127 bytes.
 //   - A message of the peer is at most Config.MaxMessage bytes in at most 64 fragments, and a buffer grows only as bytes arrive. Binary, unmasked, oversize and
 //     malformed frames end the connection with their code; so do floods of pings.
+//   - A message that was begun is whole within Config.Within, and all connections of a Budget together hold no more than it of messages that are not whole or not
+//     dealt with. What would exceed it ends its connection, whatever others do.
 //
 // # Memory
 //

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"time"
 	"unicode/utf8"
@@ -18,8 +19,9 @@ const (
 	CodeProtocol  = 1002 // malformed or unmasked frames
 	CodeBinary    = 1003 // not text
 	CodeNotUTF8   = 1007
-	CodeViolation = 1008 // a flood of control frames or of fragments
+	CodeViolation = 1008 // a flood of control frames or of fragments, or a message without an end
 	CodeTooBig    = 1009
+	CodeLater     = 1013 // the budget of messages that are not whole is used up
 )
 
 const (
@@ -48,15 +50,16 @@ func (e *Ended) Error() string {
 }
 
 // Read waits for the next text message of the peer and returns it; it is valid until the next Read. Pings are answered on the way. After an error the connection is
-// closed, and Read is of no more use: *Ended after a close frame or a breach of the rules, net.ErrClosed after Close, os.ErrDeadlineExceeded after ReadBy's time, else
-// what the network said. The last Read may take two seconds, in which the peer reads the close frame.
+// closed, and Read is of no more use: *Ended after a close frame or a breach of the rules, net.ErrClosed after Close, else what the
+// network said. The last Read may take two seconds, in which the peer reads the close frame.
 func (c *Conn) Read() ([]byte, error) {
 	message, err := c.message()
-	if err == nil {
-		return message, nil
-	}
 	c.mu.Lock()
 	own := c.closing
+	if err == nil && !own { // what is charged for the message is settled by the next Read, or by who closes from here on
+		c.mu.Unlock()
+		return message, nil
+	}
 	if ended := (*Ended)(nil); !own && errors.As(err, &ended) {
 		_ = c.close(ended.answer())
 	}
@@ -74,11 +77,14 @@ func (c *Conn) Read() ([]byte, error) {
 	return nil, err
 }
 
-// ReadBy is by when a message must have come, also for a Read that is waiting; the zero time: never. It ends the connection, so it is for peers that are given up.
-func (c *Conn) ReadBy(t time.Time) error { return c.conn.SetReadDeadline(t) }
+// Hold holds the peer to other bounds from the next message on: those of a peer that has said who it is, say. It is the reader's to call, between two Reads.
+func (c *Conn) Hold(maxMessage int, budget *Budget) {
+	c.limit, c.budget = maxMessage, budget
+}
 
 // message reads frames until a text message is whole.
 func (c *Conn) message() (message []byte, err error) {
+	c.owes.settle() // what was read last is nobody's any more
 	state, fragments := ws.StateServerSide, 0
 	for {
 		h, err := ws.ReadHeaderBuffer((*input)(c), c.scratch[:])
@@ -93,6 +99,9 @@ func (c *Conn) message() (message []byte, err error) {
 		case h.OpCode.IsControl():
 			if err := c.answer(h); err != nil {
 				return nil, err
+			}
+			if fragments == 0 {
+				c.done()
 			}
 			continue
 		case h.OpCode == ws.OpBinary:
@@ -113,6 +122,7 @@ func (c *Conn) message() (message []byte, err error) {
 		if !utf8.Valid(message) {
 			return nil, &Ended{Code: CodeNotUTF8, Reason: "not UTF-8"}
 		}
+		c.done()
 		return message, nil
 	}
 }
@@ -125,7 +135,11 @@ func (c *Conn) payload(message []byte, h ws.Header) ([]byte, error) {
 	start := len(message)
 	for left := int(h.Length); left > 0; {
 		n := min(left, max(firstPiece, len(message)))
+		before := cap(message)
 		message = slices.Grow(message, n)[:len(message)+n]
+		if !c.owes.add(c.budget, before, cap(message)) {
+			return nil, &Ended{Code: CodeLater, Reason: "too many messages at once that are not whole: come back later"}
+		}
 		if _, err := io.ReadFull((*input)(c), message[len(message)-n:]); err != nil {
 			return nil, err
 		}
@@ -182,6 +196,14 @@ func (e *Ended) answer() (code int, reason string) {
 	return e.Code, e.Reason
 }
 
+// done says that what was begun is whole.
+func (c *Conn) done() {
+	if c.begun = false; c.dated {
+		c.dated = false
+		_ = c.conn.SetReadDeadline(time.Time{}) // of a connection that is gone; the next read says so
+	}
+}
+
 // drain reads and forgets what the peer still sends, until it closes, for two seconds at most.
 func (c *Conn) drain() {
 	if c.conn.SetReadDeadline(time.Now().Add(lingers)) != nil {
@@ -200,6 +222,7 @@ type input Conn
 
 func (c *input) Read(b []byte) (int, error) {
 	if len(c.early) > 0 {
+		c.begun = true
 		n := copy(b, c.early)
 		if c.early = c.early[n:]; len(c.early) == 0 {
 			c.early = nil
@@ -212,6 +235,12 @@ func (c *input) Read(b []byte) (int, error) {
 		if direct {
 			into = b
 		}
+		if c.begun && !c.dated { // only for what is not here at once
+			c.dated = true
+			if err := c.conn.SetReadDeadline(time.Now().Add(c.within)); err != nil {
+				return 0, err
+			}
+		}
 		n, err := c.conn.Read(into)
 		c.mu.Lock()
 		closing := c.closing
@@ -219,6 +248,10 @@ func (c *input) Read(b []byte) (int, error) {
 		if closing {
 			return 0, net.ErrClosed
 		}
+		if err != nil && c.dated && errors.Is(err, os.ErrDeadlineExceeded) {
+			return 0, &Ended{Code: CodeViolation, Reason: "a message that was begun and did not end"}
+		}
+		c.begun = c.begun || n > 0
 		if direct || n == 0 {
 			return n, err
 		}
