@@ -125,6 +125,9 @@ func (v *Verifier) verify(token string, want kind, now time.Time) (verified, err
 	if len(token) > maxToken {
 		return verified{}, refuse("%d bytes long", len(token))
 	}
+	if !isToken(token) {
+		return verified{}, refuse("bytes that no token has")
+	}
 	issuer := v.issuer()
 	if issuer == "" {
 		return verified{}, fmt.Errorf("%w: cluster id is not known", ErrNotReady)
@@ -310,6 +313,19 @@ func checkHeader(header map[string]any) error {
 		return nil
 	}
 	return errors.New("typ is not that of an access token")
+}
+
+// isToken holds tokens to the one spelling that they have: base64 as Go reads it
+// passes over line breaks, also when it is strict, and each spelling of a good
+// token would cost a signature and a place among those that are remembered.
+func isToken(token string) bool {
+	for _, c := range []byte(token) {
+		ok := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '_' || c == '-'
+		if !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // isPattern holds patterns to the characters of names, and *.
