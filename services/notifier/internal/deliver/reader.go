@@ -14,9 +14,11 @@ import (
 )
 
 const (
-	// rate and burst are how many text messages a client may send, a second and at once.
+	// rate and burst are how many objects a client may send, a second and at once; a message that holds none counts as one.
 	rate, burst = 10, 20
-	// maxOver is how many of the messages over that are told so before the session is ended. They are forgotten once it has rested until the burst is
+	// refreshRate and refreshBurst are how many of them may be a refresh: a token that was not seen yet costs more than everything else.
+	refreshRate, refreshBurst = 0.2, 3
+	// maxOver is how many times a client that is over that is told so before the session is ended. They are forgotten once it has rested until the burst is
 	// there again: what ends it is one flood, not what comes together in days.
 	maxOver = 50
 	// pong is how clients spell it, byte by byte; other spellings do as well.
@@ -26,14 +28,15 @@ const (
 // reader is what only the goroutine of a session needs.
 type reader struct {
 	*session
-	pace     core.Pace
-	over     int
-	channels []core.Channel // subscribed, without system
+	pace      core.Pace
+	refreshes core.Pace
+	over      int
+	channels  []core.Channel // subscribed, without system
 }
 
 // read is the goroutine of a session: it ends when the socket is closed, by whom ever.
 func (s *session) read() {
-	r := &reader{session: s, pace: core.Pace{Rate: rate, Burst: burst}}
+	r := &reader{session: s, pace: core.Pace{Rate: rate, Burst: burst}, refreshes: core.Pace{Rate: refreshRate, Burst: refreshBurst}}
 	r.run()
 }
 
@@ -77,17 +80,22 @@ func (r *reader) message(message []byte, now time.Time) bool {
 		r.over = 0
 	}
 	if !r.pace.Take(now) {
-		if r.over++; r.over > maxOver {
-			r.close(core.CloseFlood)
-			return false
-		}
-		r.say(frame.Error{Code: frame.CodeRate, Text: "at most 10 messages a second: this one was ignored"}.Append(nil))
-		return true
+		return r.tooMuch("at most 10 objects a second: this message was ignored")
 	}
 	if string(message) == pong && r.who.Load() != nil { // what nearly all messages are, with the small stack
 		return true
 	}
 	return r.decode(message, now)
+}
+
+// tooMuch tells a client that it is over its rate; false: once too often, and the session is over.
+func (r *reader) tooMuch(text string) bool {
+	if r.over++; r.over > maxOver {
+		r.close(core.CloseFlood)
+		return false
+	}
+	r.say(frame.Error{Code: frame.CodeRate, Text: text}.Append(nil))
+	return true
 }
 
 func (r *reader) decode(message []byte, now time.Time) bool {
@@ -101,6 +109,9 @@ func (r *reader) decode(message []byte, now time.Time) bool {
 		return true
 	}
 	for i := range frames {
+		if i > 0 && !r.pace.Take(now) { // the first one was the message's
+			return r.tooMuch("at most 10 objects a second: the rest of this message was ignored")
+		}
 		if !r.frame(&frames[i], now) || !r.answered() {
 			return false
 		}
@@ -123,6 +134,9 @@ func (r *reader) frame(f *frame.Client, now time.Time) bool {
 	case frame.Unsubscribe:
 		return r.unsubscribe(core.Channel(f.Channel))
 	case frame.Refresh:
+		if !r.refreshes.Take(now) {
+			return r.tooMuch("at most one refresh in 5 s: this one was ignored")
+		}
 		return r.refresh(f.Auth, now)
 	case frame.ClientHello:
 		r.say(frame.Error{Code: frame.CodeUnexpected, Text: "a session has one hello"}.Append(nil))
