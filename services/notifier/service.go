@@ -147,7 +147,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	front := lifecycle.NewGroup(ctx)
 	front.Go("check", s.check)
-	front.Go("web", newWeb(s.deps.Web, http.HandlerFunc(s.serve), s.deps.Log).run)
+	front.Go("web", newWeb(s.deps.Web, http.HandlerFunc(s.serve), s.cfg.PerAddress, s.deps.Log).run)
 	for _, other := range []*lifecycle.Group{above, below} { // when something that it stands on fails, everything ends
 		front.Go("watch", func(ctx context.Context) error {
 			select {

@@ -1,12 +1,13 @@
 package notifier
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"sync/atomic"
+	"sync"
 	"time"
 )
 
@@ -26,12 +27,16 @@ const (
 type web struct {
 	listener net.Listener
 	server   *http.Server
-	waiting  atomic.Int64 // connections that are no websockets
+	most     int // of one address
+
+	mu        sync.Mutex
+	waiting   int            // connections that are no websockets
+	addresses map[string]int // they, by network address
 }
 
-// newWeb makes it; it starts nothing.
-func newWeb(listener net.Listener, handler http.Handler, log *slog.Logger) *web {
-	w := &web{listener: listener}
+// newWeb makes it; it starts nothing. perAddress bounds the connections of one network address that are no websockets yet; 0: only all together are bounded.
+func newWeb(listener net.Listener, handler http.Handler, perAddress int, log *slog.Logger) *web {
+	w := &web{listener: listener, most: cmp.Or(perAddress, maxWaiting), addresses: map[string]int{}}
 	w.server = &http.Server{
 		Handler: handler, ReadTimeout: requestWithin, WriteTimeout: answerWithin, MaxHeaderBytes: maxHeader, ConnState: w.count,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
@@ -40,15 +45,26 @@ func newWeb(listener net.Listener, handler http.Handler, log *slog.Logger) *web 
 	return w
 }
 
-// count closes a new connection when there are too many.
+// count closes a new connection when there are too many, in all or of its address.
 func (w *web) count(conn net.Conn, state http.ConnState) {
+	address := conn.RemoteAddr().String()
+	if host, _, err := net.SplitHostPort(address); err == nil {
+		address = host
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	switch state {
 	case http.StateNew:
-		if w.waiting.Add(1) > maxWaiting {
-			conn.Close()
+		w.waiting++
+		w.addresses[address]++
+		if w.waiting > maxWaiting || w.addresses[address] > w.most {
+			conn.Close() // and so counted out
 		}
 	case http.StateHijacked, http.StateClosed:
-		w.waiting.Add(-1)
+		w.waiting--
+		if w.addresses[address]--; w.addresses[address] == 0 {
+			delete(w.addresses, address)
+		}
 	}
 }
 

@@ -25,7 +25,7 @@ func TestConnectionsThatAreNoWebsockets(t *testing.T) {
 				return
 			}
 			taken = append(taken, conn)
-		}), slog.New(slog.DiscardHandler))
+		}), 0, slog.New(slog.DiscardHandler))
 		ended := make(chan error, 1)
 		ctx, stop := context.WithCancel(t.Context())
 		go func() { ended <- w.run(ctx) }()
@@ -35,7 +35,7 @@ func TestConnectionsThatAreNoWebsockets(t *testing.T) {
 		}
 		io.WriteString(become, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 		synctest.Wait()
-		if n := w.waiting.Load(); n != 0 || len(taken) != 1 {
+		if n := waitingAt(w); n != 0 || len(taken) != 1 {
 			t.Fatalf("%d waiting, %d taken", n, len(taken))
 		}
 		var idle []net.Conn
@@ -55,12 +55,12 @@ func TestConnectionsThatAreNoWebsockets(t *testing.T) {
 			t.Error("one more than may wait was kept")
 		}
 		synctest.Wait() // its closing is counted after it
-		if n := w.waiting.Load(); n != maxWaiting {
+		if n := waitingAt(w); n != maxWaiting {
 			t.Errorf("%d waiting", n)
 		}
 		time.Sleep(requestWithin + time.Second)
 		synctest.Wait()
-		if n := w.waiting.Load(); n != 0 {
+		if n := waitingAt(w); n != 0 {
 			t.Errorf("%d waiting after their time", n)
 		}
 		stop()
@@ -91,7 +91,7 @@ func TestNoRequestHoldsItsConnection(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				listener := sockettest.ListenWindow(c.room, 64<<10)
-				w := newWeb(listener, http.NotFoundHandler(), slog.New(slog.DiscardHandler))
+				w := newWeb(listener, http.NotFoundHandler(), 0, slog.New(slog.DiscardHandler))
 				ended := make(chan error, 1)
 				ctx, stop := context.WithCancel(t.Context())
 				go func() { ended <- w.run(ctx) }()
@@ -110,7 +110,7 @@ func TestNoRequestHoldsItsConnection(t *testing.T) {
 					time.Sleep(time.Second)
 				}
 				synctest.Wait()
-				if n := w.waiting.Load(); n != 0 {
+				if n := waitingAt(w); n != 0 {
 					t.Errorf("%d still there after %s", n, requestWithin+answerWithin)
 				}
 				conn.Close()
@@ -121,4 +121,58 @@ func TestNoRequestHoldsItsConnection(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Nor can one address take all that there is for connections that are no websockets yet, when a number to an address is set.
+func TestConnectionsOfOneAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most = 3
+		w := newWeb(nil, http.NotFoundHandler(), most, slog.New(slog.DiscardHandler))
+		from := func(address string, port int) *addressed {
+			return &addressed{address: &net.TCPAddr{IP: net.ParseIP(address), Port: port}}
+		}
+		var flood []*addressed
+		for n := range 2 * most {
+			c := from("192.0.2.1", 1000+n)
+			flood = append(flood, c)
+			w.count(c, http.StateNew)
+			if c.closed != (n >= most) {
+				t.Errorf("connection %d closed: %t", n, c.closed)
+			}
+			if c.closed {
+				w.count(c, http.StateClosed)
+			}
+		}
+		other := from("192.0.2.2", 1)
+		w.count(other, http.StateNew)
+		w.count(other, http.StateActive)
+		w.count(flood[0], http.StateHijacked) // a websocket: the room counts it
+		again := from("192.0.2.1", 1)
+		w.count(again, http.StateNew)
+		if other.closed || again.closed {
+			t.Errorf("another address closed: %t, one in the place of one that is gone: %t", other.closed, again.closed)
+		}
+		for _, c := range []*addressed{flood[1], flood[2], other, again} {
+			w.count(c, http.StateClosed)
+		}
+		if waitingAt(w) != 0 || len(w.addresses) != 0 {
+			t.Errorf("%d waiting of %v", w.waiting, w.addresses)
+		}
+	})
+}
+
+// addressed is a connection with an address of its own.
+type addressed struct {
+	net.Conn
+	address net.Addr
+	closed  bool
+}
+
+func (c *addressed) RemoteAddr() net.Addr { return c.address }
+func (c *addressed) Close() error         { c.closed = true; return nil }
+
+func waitingAt(w *web) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.waiting
 }
