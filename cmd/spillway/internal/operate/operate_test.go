@@ -134,6 +134,19 @@ func TestSourceFlags(t *testing.T) {
 		u.GetReason() != "why" || u.GetRequestId() != "u1" || !slices.Equal(u.GetSource().GetPrincipals(), []string{"anna"}) {
 		t.Errorf("update %v", u)
 	}
+	if _, err := run(t, "source register crm --type a --publish-rate 5"); err != nil {
+		t.Fatal(err)
+	}
+	if q := d.asked.(*automationv1.RegisterSourceRequest).GetSource().GetQuota(); q.GetPublishRate() != 5 || q.GetAcceptRate() != 20_000 {
+		t.Errorf("quota %v", q)
+	}
+	if _, err := run(t, "source update crm --publish-rate 0.5"); err != nil { // what stops a source that floods notifications
+		t.Fatal(err)
+	}
+	u = d.asked.(*automationv1.UpdateSourceRequest)
+	if !slices.Equal(u.GetUpdateMask().GetPaths(), []string{"quota.publish_rate"}) || u.GetSource().GetQuota().GetPublishRate() != 0.5 {
+		t.Errorf("update %v", u)
+	}
 	for path := range pathOf { // every setting has its path
 		if updateSource().Flags().Lookup(path) == nil {
 			t.Errorf("no flag --%s", path)

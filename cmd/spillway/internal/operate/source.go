@@ -31,7 +31,7 @@ func Source() *cobra.Command {
 type settings struct {
 	owner, description, priority, maxPriority, overflow, runaway string
 	types, principals                                            []string
-	rate, acceptRate                                             float64
+	rate, acceptRate, publishRate                                float64
 	burst, concurrency, weight                                   int32
 	backlogJobs, backlogBytes                                    int64
 	runTimeout, expiry                                           time.Duration
@@ -41,6 +41,7 @@ type settings struct {
 var pathOf = map[string]string{
 	"owner": "owner", "description": "description", "type": "types", "priority": "default_priority", "max-priority": "max_priority",
 	"rate": "quota.rate", "burst": "quota.burst", "concurrency": "quota.concurrency", "accept-rate": "quota.accept_rate",
+	"publish-rate": "quota.publish_rate",
 	"backlog-jobs": "quota.backlog_jobs", "backlog-bytes": "quota.backlog_bytes", "weight": "weight", "overflow": "overflow",
 	"runaway": "runaway.action", "principal": "principals", "run-timeout": "run_timeout", "expiry": "expiry",
 }
@@ -55,6 +56,7 @@ func (s *settings) register(f *pflag.FlagSet) {
 	f.Int32Var(&s.burst, "burst", 0, "jobs that may start at once after a pause; 0: a second of --rate")
 	f.Int32Var(&s.concurrency, "concurrency", 0, "jobs that run at the same time; 0: no limit but fairness")
 	f.Float64Var(&s.acceptRate, "accept-rate", 0, "jobs accepted per second; 0: no limit (default 20000)")
+	f.Float64Var(&s.publishRate, "publish-rate", 0, "notifications published per second; 0: no limit (default 20000)")
 	f.Int64Var(&s.backlogJobs, "backlog-jobs", 0, "unsettled jobs; 0: no limit (default 1000000)")
 	f.Int64Var(&s.backlogBytes, "backlog-bytes", 0, "bytes of unsettled jobs; 0: no limit (default 1 GiB)")
 	f.Int32Var(&s.weight, "weight", 0, "share relative to others, 1 to 1000 (default 100)")
@@ -81,6 +83,7 @@ func (s *settings) source(name string, f *pflag.FlagSet, quota *automationv1.Quo
 	limit(f, "burst", &quota.Burst, s.burst)
 	limit(f, "concurrency", &quota.Concurrency, s.concurrency)
 	limit(f, "accept-rate", &quota.AcceptRate, s.acceptRate)
+	limit(f, "publish-rate", &quota.PublishRate, s.publishRate)
 	limit(f, "backlog-jobs", &quota.BacklogJobs, s.backlogJobs)
 	limit(f, "backlog-bytes", &quota.BacklogBytes, s.backlogBytes)
 	if s.runTimeout != 0 {
