@@ -2,7 +2,8 @@
 // local mode with its broker, and the operator's tool.
 //
 // Standard output carries data, standard error talk. Exit codes: 0 ok, 1 error,
-// 2 usage, 3 not found, 4 refused by policy, 5 precondition, 6 unavailable.
+// 2 usage, 3 not found, 4 refused by policy, 5 precondition, 6 unavailable, 130
+// interrupted before there was a result (replay).
 package main
 
 import (

@@ -20,6 +20,8 @@ const (
 	Refused      = 4 // by policy: quota, role
 	Precondition = 5
 	Unavailable  = 6
+	// Interrupted is what shells say of a command that SIGINT has ended: it was stopped before it knew its result.
+	Interrupted = 130
 )
 
 // Error is an error with an exit code of its own.

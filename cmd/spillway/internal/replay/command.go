@@ -51,7 +51,8 @@ that cluster, whose topics have a prefix of their own and are deleted at the end
 With --without-spillway the same traffic goes through one topic and a plain
 consumer group, whose worker holds the websockets.
 
-It ends with 0 if every promise that it measured was kept, else with 1.`,
+It ends with 0 if every promise that it measured was kept, with 1 if one was
+broken, and with 130 if it was interrupted before there was a verdict.`,
 		Args: cobra.MaximumNArgs(1), ValidArgs: []string{judge.Avochato},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 && args[0] != judge.Avochato {
@@ -105,7 +106,7 @@ func main(cmd *cobra.Command, o options) (err error) {
 	}()
 	on, err := o.open(ctx, dir, out, log)
 	if err != nil {
-		return err
+		return verdictless(ctx, err)
 	}
 	defer func() { err = errors.Join(err, on.stop(keep)) }()
 	r := &runner{times: o.times, on: on, ids: filepath.Join(dir, "replay.ids")}
@@ -120,7 +121,7 @@ func main(cmd *cobra.Command, o options) (err error) {
 	}
 	report, err := r.play(ctx)
 	if err != nil {
-		return err
+		return verdictless(ctx, err)
 	}
 	report.Judge()
 	if err := write(report, o.output, cmd.OutOrStdout()); err != nil {
@@ -134,6 +135,14 @@ func main(cmd *cobra.Command, o options) (err error) {
 		return exit.Errorf(exit.Failed, "%s: a promise was broken", judge.Avochato)
 	}
 	return nil
+}
+
+// verdictless is the error of a replay without a report. One that was interrupted fails in many ways, and has broken no promise.
+func verdictless(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	return exit.With(exit.Interrupted, errStopped)
 }
 
 func write(report *judge.Report, output string, w io.Writer) error {

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/spillway/spillway/cmd/spillway/internal/exit"
 	"github.com/spillway/spillway/cmd/spillway/internal/load/tally"
 	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
 	"github.com/spillway/spillway/cmd/spillway/internal/replay/judge"
@@ -126,5 +127,20 @@ func TestSamplerKeepsPeaks(t *testing.T) {
 	list, _ := s.peaks()
 	if len(list) != 1 || list[0].Peak != 1<<30 || list[0].Restarts != 1 {
 		t.Errorf("%+v", list)
+	}
+}
+
+// 1 is the verdict of a broken promise: what was interrupted has none, however it failed then.
+func TestAnInterruptedReplayHasItsOwnExitCode(t *testing.T) {
+	ctx, interrupt := context.WithCancel(t.Context())
+	failure := exit.Errorf(exit.Unavailable, "no broker")
+	if got := exit.Code(verdictless(ctx, failure)); got != exit.Unavailable {
+		t.Errorf("not interrupted: %d", got)
+	}
+	interrupt()
+	for _, err := range []error{failure, errStopped, ctx.Err(), errors.New("the broker ended")} {
+		if got := exit.Code(errors.Join(verdictless(ctx, err), errors.New("and something at the end"))); got != 130 {
+			t.Errorf("%v: exit code %d", err, got)
+		}
 	}
 }
