@@ -14,6 +14,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/spillway/spillway/pkg/rpc"
 )
 
 // serve serves pages on a free port for a test and returns their address.
@@ -253,6 +257,12 @@ func TestPublishHandsOnWhatWasTyped(t *testing.T) {
 	}
 	fail = errors.New("the log is away")
 	if resp, answer := ask(t, "POST", address, "/publish", body, nil); resp.StatusCode != http.StatusBadGateway || answer != `{"error":"the log is away"}` {
+		t.Errorf("%d %s", resp.StatusCode, answer)
+	}
+	fail = fmt.Errorf("publish: %w", (&rpc.Error{
+		Code: codes.InvalidArgument, Message: "1 fields are invalid", Violations: []rpc.Violation{{Field: "channel", Description: "is of another tenant"}},
+	}).Err())
+	if resp, answer := ask(t, "POST", address, "/publish", body, nil); resp.StatusCode != http.StatusBadRequest || answer != `{"error":"channel: is of another tenant"}` {
 		t.Errorf("%d %s", resp.StatusCode, answer)
 	}
 	fail = fmt.Errorf("publish: %w", errors.New("rpc error: code = ResourceExhausted desc = over its publish_rate"))

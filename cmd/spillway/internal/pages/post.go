@@ -1,6 +1,7 @@
 package pages
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -12,6 +13,10 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/spillway/spillway/pkg/rpc"
 )
 
 const (
@@ -68,15 +73,27 @@ func (p *Pages) post(do func(ctx context.Context, body []byte) (any, error)) htt
 			return
 		}
 		if err != nil {
-			text := err.Error()
+			status, text := http.StatusBadGateway, err.Error()
 			if _, told, ok := strings.Cut(text, " desc = "); ok {
 				text = told // of a gRPC status, what it says to people
 			}
-			answer(w, http.StatusBadGateway, failure{text})
+			if e := rpc.FromError(err); e.Code == codes.InvalidArgument { // whoever typed it can mend it
+				status, text = http.StatusBadRequest, cmp.Or(wrong(e.Violations), text)
+			}
+			answer(w, status, failure{text})
 			return
 		}
 		answer(w, http.StatusOK, result)
 	}
+}
+
+// wrong says which fields were refused, and why.
+func wrong(violations []rpc.Violation) string {
+	var fields []string
+	for _, v := range violations {
+		fields = append(fields, v.Field+": "+v.Description)
+	}
+	return strings.Join(fields, "; ")
 }
 
 // failure is the answer to what did not work.
