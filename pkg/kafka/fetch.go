@@ -60,8 +60,13 @@ type Batch struct {
 
 // unpackedBytes is how many times maxBytes the Size of a Batch may have, give or
 // take a record: the broker counts compressed bytes, and LZ4 makes up to 250 times
-// less of what repeats itself. JSON is mostly compressed 5 to 10 times.
-const unpackedBytes = 8
+// less of what repeats itself. JSON is mostly compressed 5 to 10 times. It may have
+// leastUnpacked in any case, two batches of our producer: who asks for little at a
+// time would else get, and unpack, one of them again and again.
+const (
+	unpackedBytes = 8
+	leastUnpacked = 512 << 10
+)
 
 // maxFetchWait is the longest wait that CallTimeout lets a broker be told.
 const maxFetchWait = CallTimeout / 2
@@ -70,9 +75,10 @@ const maxFetchWait = CallTimeout / 2
 // it has at least one record, and after maxWait (at most 5 s) at the latest.
 // maxBytes bounds the answer as it is in the log, except that a first batch larger
 // than it comes whole. What is unpacked of it ends with the record that brings it
-// to 8 times maxBytes, be it in the middle of a batch: the next Fetch goes on
-// there. So a Batch is bounded; while the call lasts the whole answer is in memory
-// unpacked. An offset below the log start or above the high watermark is an error
+// to 8 times maxBytes or to 512 KiB, whichever is more, be it in the middle of a
+// batch: the next Fetch goes on there. So a Batch is bounded; while the call lasts
+// the whole answer is in memory unpacked, which may be 250 times maxBytes: it is
+// maxBytes that bounds it, and how many calls there are at once. An offset below the log start or above the high watermark is an error
 // for which OutOfRange holds.
 func (c *Client) Fetch(ctx context.Context, topic string, partition int, from int64, maxBytes int, maxWait time.Duration) (Batch, error) {
 	if from < 0 || maxBytes <= 0 {
@@ -96,14 +102,14 @@ func (c *Client) Fetch(ctx context.Context, topic string, partition int, from in
 		return Batch{}, fmt.Errorf("kafka: fetch %s/%d at %d: %w", topic, partition, from, err)
 	}
 	batch := Batch{HighWatermark: res.HighWatermark, LogStart: res.LogStartOffset}
-	if err := batch.read(res.Records, topic, partition, from, unpackedBytes*maxBytes); err != nil {
+	if err := batch.read(res.Records, topic, partition, from, max(unpackedBytes*maxBytes, leastUnpacked)); err != nil {
 		return Batch{}, fmt.Errorf("kafka: fetch %s/%d at %d: %w", topic, partition, from, err)
 	}
 	return batch, nil
 }
 
 // read copies the records at or above from out of the response's pages, until
-// they have most bytes. What is left over goes to the garbage collector.
+// they have most bytes. The pages of what is left over are given back, too.
 func (b *Batch) read(records kafkago.RecordReader, topic string, partition int, from int64, most int) error {
 	for b.Bytes < most {
 		r, err := records.ReadRecord()
@@ -132,7 +138,14 @@ func (b *Batch) read(records kafkago.RecordReader, topic string, partition int, 
 		b.Bytes += m.Size()
 		b.Messages = append(b.Messages, m)
 	}
-	return nil
+	for {
+		r, err := records.ReadRecord()
+		if err != nil {
+			return nil // of what is asked for again
+		}
+		release(r.Key)
+		release(r.Value)
+	}
 }
 
 // copyRecord copies key and value into one allocation and gives their pages

@@ -29,9 +29,9 @@ type Config struct {
 	// Concurrency is how many jobs of type notify run at the same time.
 	Concurrency int `env:"SPILLWAY_NOTIFIER_CONCURRENCY" default:"64" doc:"jobs of type notify that run at the same time"`
 	// Ring bounds what all partitions keep for clients that come back, in bytes.
-	Ring int64 `env:"SPILLWAY_NOTIFIER_RING" default:"67108864" unit:"bytes" doc:"latest notifications kept in memory for slow and returning clients"`
+	Ring int64 `env:"SPILLWAY_NOTIFIER_RING" default:"33554432" unit:"bytes" doc:"latest notifications kept in memory for slow and returning clients"`
 	// Sessions bounds the websockets of this replica.
-	Sessions int `env:"SPILLWAY_NOTIFIER_SESSIONS" default:"20000" doc:"websockets of this replica; more are sent elsewhere"`
+	Sessions int `env:"SPILLWAY_NOTIFIER_SESSIONS" default:"20000" doc:"websockets of this replica, as far as it has files; more are sent elsewhere"`
 	// PerAddress bounds the websockets of one network address; 0: only Sessions does. Behind a proxy all come from its address, and the proxy has to do it.
 	PerAddress int `env:"SPILLWAY_NOTIFIER_PER_ADDRESS" default:"0" doc:"websockets of one network address; 0: no limit, as behind a proxy, which has to limit them"`
 	// Inflight bounds the notifications that wait for the log, in bytes.

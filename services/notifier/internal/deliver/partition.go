@@ -19,9 +19,15 @@ import (
 )
 
 const (
-	// fetchBytes bounds one fetch as the log has it, compressed. Unpacked it is at most 8 times that and a record (kafka.Client.Fetch), which bounds what
-	// a partition holds beside its ring: one that was fetched and one that the actor works on.
-	fetchBytes = 128 << 10
+	// behindBytes and levelBytes bound one fetch as the log has it, compressed. The answer is unpacked as a whole, and what repeats itself is 250 times as
+	// much then: 4 MiB, or 1 MiB, and one batch. Of that at most 512 KiB and a record are kept (kafka.Client.Fetch), which bounds what a partition holds
+	// beside its ring: one such portion that the actor works on, one that was fetched. Partitions whose log goes on after what was fetched last share
+	// catchUps; the others have an answer at once, which is small unless the log has grown faster than it is read.
+	behindBytes = 16 << 10
+	levelBytes  = 4 << 10
+	// catchUps is how many partitions that are not level fetch at once: at a start all of them are behind. As many as there are cores in the smallest
+	// machine; more would not be faster.
+	catchUps = 2
 	// pollWait is how long the broker may keep a fetch waiting; callSlack what the call may take beyond that before it counts as lost: not shorter
 	// than a busy broker, because a cancelled connection stays busy until it answers.
 	pollWait  = 500 * time.Millisecond
@@ -78,9 +84,9 @@ func newPartition(r *Room, number int) *partition {
 
 // fetch reads the partition and hands it to the actor.
 func (p *partition) fetch(ctx context.Context) error {
-	next, begin, pause, down := int64(-1), true, retryMin, false
+	at, pause, down := place{next: -1, begin: true}, retryMin, false
 	for ctx.Err() == nil {
-		err := p.poll(ctx, &next, &begin)
+		err := p.poll(ctx, &at)
 		switch {
 		case err == nil:
 			if down {
@@ -91,7 +97,7 @@ func (p *partition) fetch(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case kafka.OutOfRange(err): // trimmed away under us, or a new broker
-			begin = true
+			at.begin = true
 		case !down:
 			p.room.ports.Out.WarnContext(ctx, "notifications cannot be read", slog.Int("partition", p.number), slog.Any("error", err))
 			down = true
@@ -111,44 +117,71 @@ func (p *partition) fetch(ctx context.Context) error {
 	return nil
 }
 
-// poll does one fetch. begin: it is to be looked up where the log begins and ends.
-func (p *partition) poll(ctx context.Context, next *int64, begin *bool) error {
+// place is where a partition's fetches are.
+type place struct {
+	next  int64 // the offset to go on at
+	begin bool  // it is to be looked up where the log begins and ends
+	level bool  // the log ended at next when it was looked at last
+}
+
+// poll does one fetch. Unless the partition is level it waits for its turn before it and has it until the actor takes what was fetched.
+func (p *partition) poll(ctx context.Context, at *place) error {
+	if at.begin {
+		if err := p.find(ctx, at); err != nil {
+			return err
+		}
+	}
+	most := levelBytes
+	if !at.level {
+		select {
+		case p.room.catching <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		defer func() { <-p.room.catching }()
+		most = behindBytes
+	}
 	call, cancel := context.WithTimeout(ctx, pollWait+callSlack)
 	defer cancel()
 	sent := time.Now()
-	if *begin {
-		ends, err := p.room.ports.Log.Ends(call, p.room.cfg.Topic, []int{p.number})
-		if err != nil {
-			return err
-		}
-		if end := ends[p.number]; *next < end.First || *next > end.Next {
-			start := max(end.First, end.Next-p.room.cfg.Back)
-			first := portion{start: start}
-			if start == end.Next {
-				first.level = sent
-			}
-			if !p.hand(ctx, first) {
-				return ctx.Err()
-			}
-			*next = start
-		}
-		*begin = false
-	}
-	sent = time.Now()
-	batch, err := p.room.ports.Log.Fetch(call, p.room.cfg.Topic, p.number, *next, fetchBytes, pollWait)
+	batch, err := p.room.ports.Log.Fetch(call, p.room.cfg.Topic, p.number, at.next, most, pollWait)
 	if err != nil {
 		return err
 	}
 	news := portion{messages: batch.Messages, start: -1}
 	if n := len(batch.Messages); n > 0 {
-		*next = batch.Messages[n-1].Offset + 1
+		at.next = batch.Messages[n-1].Offset + 1
 	}
-	if *next >= batch.HighWatermark {
+	if at.level = at.next >= batch.HighWatermark; at.level {
 		news.level = sent // what an answer proves is older than its arrival
 	}
 	if !p.hand(ctx, news) {
 		return ctx.Err()
 	}
+	return nil
+}
+
+// find looks up where the log begins and ends. If what comes next is not there, the partition begins anew.
+func (p *partition) find(ctx context.Context, at *place) error {
+	call, cancel := context.WithTimeout(ctx, callSlack)
+	defer cancel()
+	sent := time.Now()
+	ends, err := p.room.ports.Log.Ends(call, p.room.cfg.Topic, []int{p.number})
+	if err != nil {
+		return err
+	}
+	if end := ends[p.number]; at.next < end.First || at.next > end.Next {
+		start := max(end.First, end.Next-p.room.cfg.Back)
+		first := portion{start: start}
+		if start == end.Next {
+			first.level = sent
+		}
+		if !p.hand(ctx, first) {
+			return ctx.Err()
+		}
+		at.next, at.level = start, start == end.Next
+	}
+	at.begin = false
 	return nil
 }
 
@@ -217,6 +250,7 @@ func (p *partition) apply(ctx context.Context, news portion, now time.Time) {
 		spans := p.take(ctx, news.messages, now)
 		p.deliver(now, spans)
 		spans.end()
+		clear(p.entries) // what the ring drops is nobody's any more
 		p.next.Store(p.ring.Next())
 	}
 	if !news.level.IsZero() {
@@ -246,7 +280,6 @@ func (p *partition) reset(start int64) {
 // take decodes and encodes messages, once for all who get them, into entries and the ring. A record that this release cannot read is passed over: nobody
 // can be given it, and the position moves on.
 func (p *partition) take(ctx context.Context, messages []kafka.Message, now time.Time) *spans {
-	clear(p.entries)
 	p.entries = p.entries[:0]
 	var spans *spans
 	fresh := p.confirmed.Load() != nil // a replica that starts reads what others have delivered long ago
@@ -282,6 +315,7 @@ func (p *partition) take(ctx context.Context, messages []kafka.Message, now time
 		if fresh {
 			p.room.meters.age(now.Sub(n.GetAt().AsTime()))
 		}
+		m.Key, m.Value, m.Headers = nil, nil, nil // it is a frame now
 	}
 	p.ring.Skip(messages[len(messages)-1].Offset + 1)
 	return spans

@@ -36,7 +36,7 @@ type Config struct {
 	Topic string
 	// Partitions is how many it has, 1 to 4096.
 	Partitions int
-	// RingBytes is what the rings of all partitions hold together (64 MiB).
+	// RingBytes is what the rings of all partitions hold together (32 MiB).
 	RingBytes int64
 	// Sessions is how many there may be at once (20,000). More are refused before the upgrade.
 	Sessions int
@@ -63,7 +63,7 @@ type Config struct {
 }
 
 func (c Config) defaults() Config {
-	c.RingBytes = cmp.Or(c.RingBytes, 64<<20)
+	c.RingBytes = cmp.Or(c.RingBytes, 32<<20)
 	c.Sessions = cmp.Or(c.Sessions, 20_000)
 	c.PerUser = cmp.Or(c.PerUser, 20)
 	c.PerAddress = cmp.Or(c.PerAddress, c.Sessions)
@@ -87,6 +87,7 @@ type Room struct {
 	socket     socket.Config
 	budget     *socket.Budget  // of messages after hello
 	ctx        context.Context // Run's
+	catching   chan struct{}   // holds one for each partition that fetches and is not level
 
 	mu        sync.Mutex
 	running   bool // Run runs: sessions may begin
@@ -111,7 +112,7 @@ func New(cfg Config, ports Ports) (*Room, error) {
 	}
 	r := &Room{
 		cfg: cfg.defaults(), ports: ports, sessions: map[*session]struct{}{}, users: map[string]int{}, addresses: map[string]int{},
-		socket: socket.Config{Origins: cfg.Origins, MaxMessage: maxHello},
+		catching: make(chan struct{}, catchUps), socket: socket.Config{Origins: cfg.Origins, MaxMessage: maxHello},
 		budget: socket.NewBudget(assembling, freeMessage),
 	}
 	r.socket.Budget = socket.NewBudget(strangersBytes, freeHello)
