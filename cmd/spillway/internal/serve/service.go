@@ -106,7 +106,9 @@ var services = []service{
 		name: "notifier", short: "brings notifications to websockets", web: true,
 		config: func() any { return new(notifier.Config) },
 		build: func(cfg any, p parts) (runner, error) {
-			return notifier.New(*cfg.(*notifier.Config), notifier.Deps{
+			c := *cfg.(*notifier.Config)
+			c.Sessions = fitting(c.Sessions, p.log)
+			return notifier.New(c, notifier.Deps{
 				Log: p.log, Telemetry: p.telemetry, Kafka: p.kafka, Verifier: p.verifier, MACKey: p.macKey, Listener: p.listener, Admin: p.admin, Web: p.web,
 			})
 		},
