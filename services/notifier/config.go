@@ -32,7 +32,7 @@ type Config struct {
 	Ring int64 `env:"SPILLWAY_NOTIFIER_RING" default:"33554432" unit:"bytes" doc:"latest notifications kept in memory for slow and returning clients"`
 	// Sessions bounds the websockets of this replica.
 	Sessions int `env:"SPILLWAY_NOTIFIER_SESSIONS" default:"20000" doc:"websockets of this replica, as far as it has files; more are sent elsewhere"`
-	// PerAddress bounds the websockets of one network address; 0: only Sessions does. Behind a proxy all come from its address, and the proxy has to do it.
+	// PerAddress bounds the websockets of one network address, and as many connections that are none yet; 0: only Sessions does. Behind a proxy all come from its address, and the proxy has to do it.
 	PerAddress int `env:"SPILLWAY_NOTIFIER_PER_ADDRESS" default:"0" doc:"websockets of one network address; 0: no limit, as behind a proxy, which has to limit them"`
 	// Inflight bounds the notifications that wait for the log, in bytes.
 	Inflight int64 `env:"SPILLWAY_NOTIFIER_INFLIGHT" default:"16777216" unit:"bytes" doc:"notifications that wait for the log; more are refused with OVERLOADED"`
