@@ -52,7 +52,7 @@ func TestPartitionsCatchUpAFewAtATime(t *testing.T) {
 		p.Log = slow
 	}
 	bubbleOf(t, Config{Partitions: partitions}, fill, func(t *testing.T, w *world) {
-		time.Sleep(time.Second)
+		time.Sleep(pollWait * 5 / 2) // between two polls of what is level
 		m := record(partitions, "tenant:acme", "new", `1`, nil)
 		m.Partition = 0
 		slow.append(m)
