@@ -15,7 +15,7 @@ func fitting(wanted int, log *slog.Logger) int {
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) != nil {
 		return wanted
 	}
-	fit := fit(wanted, files.Cur)
+	fit := fit(wanted, uint64(files.Cur)) // signed on some systems
 	if fit < wanted {
 		log.Warn("fewer websockets than SPILLWAY_NOTIFIER_SESSIONS: each takes a file", "wanted", wanted, "sessions", fit, "files", files.Cur)
 	}
