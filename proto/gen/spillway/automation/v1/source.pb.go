@@ -501,7 +501,7 @@ type Source struct {
 	DefaultPriority v1.Priority `protobuf:"varint,5,opt,name=default_priority,json=defaultPriority,proto3,enum=spillway.job.v1.Priority" json:"default_priority,omitempty"`
 	// Set by the caller: the ceiling of its jobs' priority. Absent: HIGH.
 	MaxPriority v1.Priority `protobuf:"varint,6,opt,name=max_priority,json=maxPriority,proto3,enum=spillway.job.v1.Priority" json:"max_priority,omitempty"`
-	// Set by the caller: what it may use. Absent: accept rate 20,000/s, backlog 1,000,000 jobs and 1 GiB.
+	// Set by the caller: what it may use. Absent: accept rate 20,000/s, backlog 1,000,000 jobs and 1 GiB, publish rate 20,000/s.
 	Quota *Quota `protobuf:"bytes,7,opt,name=quota,proto3" json:"quota,omitempty"`
 	// Set by the caller: what each of its tenants may use. Absent: no limits inside the source.
 	TenantQuota *TenantQuota `protobuf:"bytes,8,opt,name=tenant_quota,json=tenantQuota,proto3" json:"tenant_quota,omitempty"`
