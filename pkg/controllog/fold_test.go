@@ -397,6 +397,8 @@ func TestEffective(t *testing.T) {
 		{"resumed", []*logv1.Command{throw(onSource("a"), hold, later), lift(onSource("a"), 0)}, "t", want{}},
 		{"resumed elsewhere", []*logv1.Command{throw(onSource("a"), hold, later), lift(onFlow("a", "t"), 0)}, "t", want{held: true, verb: hold, until: later}},
 		{"resumed at a ramp", []*logv1.Command{throw(onSource("a"), hold, later), lift(onSource("a"), 7)}, "t", want{ramp: 7}},
+		{"held again", []*logv1.Command{throw(onSource("a"), hold, later), lift(onSource("a"), 7), throw(onSource("a"), hold, soon)}, "t", want{held: true, verb: hold, until: soon}},
+		{"resumed again, without a ramp", []*logv1.Command{throw(onSource("a"), hold, later), lift(onSource("a"), 7), lift(onSource("a"), 0)}, "t", want{}},
 		{"outlives its source", []*logv1.Command{throw(onSource("a"), hold, later), remove("a", AnyRevision), put("a", NoRevision)}, "t", want{held: true, verb: hold, until: later}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -412,7 +414,10 @@ func TestEffective(t *testing.T) {
 				}
 			}
 			e := f.State().Effective("a", c.tenant, now)
-			got := want{e.Held, e.Blocked, e.Demote, e.Switch.GetVerb(), e.Until, e.Ramp}
+			got := want{e.Held, e.Blocked, e.Demote, e.Switch.GetVerb(), e.Until, 0}
+			for _, sw := range f.State().Ramps() {
+				got.ramp += sw.GetRampRate()
+			}
 			if !got.until.Equal(c.want.until) {
 				t.Errorf("until %v, want %v", got.until, c.want.until)
 			}

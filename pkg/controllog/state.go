@@ -90,6 +90,18 @@ func (s *State) Switches() []*automationv1.Switch {
 	return all
 }
 
+// Ramps returns the resumes that asked for a rate to come back with, by scope as [State.Switches] has it, each the last act on its scope. How long a
+// ramp lasts is the scheduler's to know.
+func (s *State) Ramps() []*automationv1.Switch {
+	var all []*automationv1.Switch
+	for _, key := range s.order {
+		if m := s.switches[key].message; m.GetVerb() == automationv1.Verb_VERB_RESUME {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
 // Switch returns the switch on exactly this scope, whether its time is over or not.
 func (s *State) Switch(on *automationv1.Scope) (*automationv1.Switch, bool) {
 	key, ok := scopeOf(on)
@@ -120,10 +132,6 @@ type Effect struct {
 	Switch *automationv1.Switch
 	// Until is when the answer may change without a new record: the earliest end of a switch in force. Zero: never.
 	Until time.Time
-	// Ramp is the rate in jobs per second that the last resume of the source or flow asked for, 0 when none did.
-	Ramp float64
-	// Resumed is the sequence of that resume.
-	Resumed int64
 }
 
 // Effective returns what the switches on the source, on the tenant and on the flow make of a flow. Where they overlap the strictest wins: block,
@@ -146,13 +154,7 @@ func (s *State) effect(e *Effect, key scope, now time.Time) {
 	if !ok || !InForce(t.message, now) {
 		return
 	}
-	sw := t.message
-	if sw.GetVerb() == automationv1.Verb_VERB_RESUME {
-		if sw.GetSequence() > e.Resumed {
-			e.Ramp, e.Resumed = sw.GetRampRate(), sw.GetSequence()
-		}
-		return
-	}
+	sw := t.message // a resume changes nothing here
 	if sw.GetUntil() != nil {
 		if until := sw.GetUntil().AsTime(); e.Until.IsZero() || until.Before(e.Until) {
 			e.Until = until

@@ -199,8 +199,9 @@ func TestHoldIsProven(t *testing.T) {
 		if err != nil || up.GetSwitch().GetVerb() != automationv1.Verb_VERB_RESUME || len(up.GetProof().GetAcks()) != 3 {
 			t.Errorf("resume %v, %v", up, err)
 		}
-		if e := s0.follow.State().Effective("crm", "", time.Now()); e.Held || e.Ramp != 10 {
-			t.Errorf("after the resume: %+v", e)
+		state := s0.follow.State()
+		if e, ramps := state.Effective("crm", "", time.Now()), state.Ramps(); e.Held || len(ramps) != 1 || ramps[0].GetRampRate() != 10 || ramps[0].GetAt() == nil {
+			t.Errorf("after the resume: %+v, ramps %v", e, ramps)
 		}
 		if _, err := w.switches.Resume(w.ctx, &automationv1.ResumeRequest{Scope: onSource("crm"), Reason: "again"}); err != nil {
 			t.Errorf("resume of what runs: %v", err)

@@ -34,7 +34,7 @@ func (k *converter) control(state *controllog.State) core.Control {
 		next[s.GetName()], c.Sources[s.GetName()] = was, was.policy
 	}
 	k.sources = next
-	for _, sw := range state.Switches() {
+	for _, sw := range append(state.Switches(), state.Ramps()...) {
 		if converted, ok := switchOf(sw); ok {
 			c.Switches = append(c.Switches, converted)
 		}
@@ -92,6 +92,7 @@ var toPriority = [core.Priorities]jobv1.Priority{
 
 var verbs = map[automationv1.Verb]core.Verb{
 	automationv1.Verb_VERB_HOLD: core.Hold, automationv1.Verb_VERB_BLOCK: core.Block, automationv1.Verb_VERB_DEMOTE: core.Demote,
+	automationv1.Verb_VERB_RESUME: core.Resume,
 }
 
 // switchOf converts a switch that the engine acts on.
@@ -102,6 +103,9 @@ func switchOf(sw *automationv1.Switch) (core.Switch, bool) {
 		return core.Switch{}, false
 	}
 	converted := core.Switch{Scope: scope, Verb: verb, To: priority(sw.GetTo()), Sequence: sw.GetSequence()}
+	if verb == core.Resume {
+		converted.Rate, converted.At = sw.GetRampRate(), sw.GetAt().AsTime()
+	}
 	if sw.GetUntil() != nil {
 		converted.Until = sw.GetUntil().AsTime()
 	}

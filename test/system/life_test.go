@@ -145,6 +145,55 @@ func TestHoldStopsAndResumeGoesOn(t *testing.T) {
 	})
 }
 
+// TestResumeRamps: what was held comes back at the rate that the resume asked for, doubled every 10 s, and a scheduler that takes over half-way goes
+// on where the one before it was. Another source does not notice.
+func TestResumeRamps(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		const jobs, rate = 400, 4
+		w.register("flood")
+		w.register("other")
+		w.enqueue(0)
+		first := w.scheduler(0)
+		flood, other := &tally{}, &tally{}
+		w.worker(8, func(_ context.Context, job *worker.Job) error {
+			if job.Source == "flood" {
+				flood.add(job.ID)
+			} else {
+				other.add(job.ID)
+			}
+			return nil
+		})
+		caller := w.caller()
+		defer caller.Close()
+		w.hold("flood")
+		time.Sleep(500 * time.Millisecond)
+		w.send(caller, "flood", jobs)
+		time.Sleep(2 * time.Second)
+		w.command(&logv1.Command{Act: &logv1.Command_ClearSwitch{ClearSwitch: &logv1.ClearSwitch{Scope: scopeOf("flood"), RampRate: rate}}})
+		begun := time.Now()
+		ran := func(after time.Duration, low, high int) {
+			t.Helper()
+			time.Sleep(after - time.Since(begun))
+			if n := flood.total(); n < low || n > high {
+				t.Errorf("%d ran %v after the resume, want %d to %d", n, after, low, high)
+			}
+		}
+		ran(5*time.Second, 15, 22)
+		w.send(caller, "other", 100)
+		w.until("the other runs", time.Second, func() bool { return other.total() == 100 })
+		ran(10*time.Second, 35, 42)
+		if err := first.stop(); err != nil {
+			t.Error(err)
+		}
+		w.scheduler(1)
+		ran(19*time.Second, 60, 115) // the takeover takes a few seconds of it
+		before := flood.total()
+		ran(29*time.Second, before+100, before+155) // at 16/s but for a second
+		w.until("all of it runs", 15*time.Second, func() bool { return flood.total() == jobs })
+		w.until("all settled", 5*time.Second, func() bool { settled, _ := w.events(); return len(settled) == jobs+100 })
+	})
+}
+
 // TestFloodSpillsAndDrains: a flood goes through its lane and all of it runs, while a victim's jobs go past it.
 func TestFloodSpillsAndDrains(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/spillway/spillway/pkg/client"
 	"github.com/spillway/spillway/pkg/controllog"
@@ -102,7 +103,7 @@ func (w *world) command(c *logv1.Command) int64 {
 	if c.GetClusterConfig() == nil {
 		c.ExpectedRevision = controllog.AnyRevision
 	}
-	c.Actor, c.Reason = "anna", "test"
+	c.Actor, c.Reason, c.At = "anna", "test", timestamppb.Now()
 	sequence, err := w.control.Append(ctx, c)
 	if err != nil {
 		w.t.Fatal(err)

@@ -103,7 +103,7 @@ func resume() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&req.Reason, "reason", "", "why (required)")
 	f.StringVar(&req.RequestId, "request-id", "", "the same id resumes once")
-	f.Float64Var(&req.RampRate, "rate", 0, "jobs per second to come back with; 0: as the quota allows")
+	f.Float64Var(&req.RampRate, "rate", 0, "jobs per second to come back with, doubled every 10s; 0: as the quota allows")
 	registerThrow(cmd, &breakGlass)
 	return cmd
 }

@@ -100,7 +100,7 @@ func (m *model) apply() {
 
 func (m *model) held(source, tenant string) bool {
 	for _, s := range m.control.Switches {
-		if s.Verb == Demote || !s.Until.IsZero() && !s.Until.After(m.now) {
+		if s.Verb == Demote || s.Verb == Resume || !s.Until.IsZero() && !s.Until.After(m.now) {
 			continue
 		}
 		if s.Scope.Kind == ScopeSource && s.Scope.Source == source || tenant != "" && s.Scope.Kind == ScopeTenant && s.Scope.Tenant == tenant ||
@@ -536,7 +536,8 @@ func program(t *rapid.T) {
 			if s.Scope.Kind != ScopeSource {
 				s.Scope.Tenant = rapid.SampledFrom([]string{"x", "y"}).Draw(t, "tenant")
 			}
-			s.Verb = Verb(rapid.IntRange(1, 3).Draw(t, "verb"))
+			s.Verb = Verb(rapid.IntRange(1, 4).Draw(t, "verb"))
+			s.Rate, s.At = 5, m.now
 			s.To = Priority(rapid.IntRange(0, 4).Draw(t, "to"))
 			if rapid.Bool().Draw(t, "until") {
 				s.Until = m.now.Add(5 * time.Second)

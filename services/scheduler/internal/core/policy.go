@@ -67,6 +67,8 @@ const (
 	Hold Verb = iota + 1
 	Block
 	Demote
+	// Resume lets what was held come back at a ramp: see ramp.go.
+	Resume
 )
 
 // Switch is an operator's act in force until Until. Where several meet, the strictest wins.
@@ -74,6 +76,8 @@ type Switch struct {
 	Scope    Scope
 	Verb     Verb
 	To       Priority  // of Demote: the ceiling
+	Rate     float64   // of Resume: jobs a second to begin with
+	At       time.Time // of Resume: when it was thrown
 	Until    time.Time // zero = until resumed
 	Sequence int64
 }
@@ -87,7 +91,7 @@ type Changes struct {
 	Quotas   []string
 }
 
-// effects is a control state indexed by scope, with only the switches that have not expired.
+// effects is a control state indexed by scope, with only the switches that have not expired; the Rate of a Resume is the one it has come to.
 type effects struct {
 	Control
 	sources map[string]Switch
@@ -116,8 +120,10 @@ func (c *Control) check() error {
 	seen := make(map[Scope]bool, len(c.Switches))
 	for _, s := range c.Switches {
 		switch {
-		case s.Scope.Kind < ScopeSource || s.Scope.Kind > ScopeFlow, s.Verb < Hold || s.Verb > Demote, s.To >= Priorities:
+		case s.Scope.Kind < ScopeSource || s.Scope.Kind > ScopeFlow, s.Verb < Hold || s.Verb > Resume, s.To >= Priorities:
 			return fmt.Errorf("switch %d: unknown scope, verb or priority", s.Sequence)
+		case s.Verb == Resume && !(s.Rate > 0): // also refuses NaN
+			return fmt.Errorf("switch %d: rate %v", s.Sequence, s.Rate)
 		case seen[s.Scope]:
 			return fmt.Errorf("switch %d: a second one on its scope", s.Sequence)
 		}
@@ -136,7 +142,7 @@ func (q *Quota) check() error {
 	return nil
 }
 
-// index is the control state's effect at a time, and when the next of its switches expires.
+// index is the control state's effect at a time, and when time alone changes it next: a switch expires, a ramp rises.
 func (e *Engine) index(t moment, c Control) (effects, moment) {
 	x := effects{
 		Control: c, sources: make(map[string]Switch), tenants: make(map[string]Switch), flows: make(map[[2]string]Switch),
@@ -149,6 +155,13 @@ func (e *Engine) index(t moment, c Control) (effects, moment) {
 				continue
 			}
 			next = min(next, until)
+		}
+		if s.Verb == Resume {
+			rate, until := ramp(e.at(s.At), s.Rate, t)
+			if rate == 0 {
+				continue
+			}
+			s.Rate, next = rate, min(next, until)
 		}
 		switch s.Scope.Kind {
 		case ScopeSource:
@@ -172,7 +185,7 @@ func (e *Engine) Apply(now time.Time, c Control) (Changes, error) {
 	return e.commit(t, c), nil
 }
 
-// switchOver lets expired switches go.
+// switchOver lets expired switches go and ramps rise.
 func (e *Engine) switchOver(t moment) { e.commit(t, e.control.Control) }
 
 // commit makes the control state's effect at t the engine's. It costs as much as there are sources and flows with
@@ -255,9 +268,7 @@ func (e *Engine) govern(t moment, s *source) bool {
 	if sw.Verb == Demote {
 		s.ceiling = min(s.ceiling, sw.To)
 	}
-	if changed {
-		s.limit.set(p.Quota)
-	}
+	s.limit.set(p.Quota.within(sw.Rate))
 	e.checkSource(t, s)
 	return changed
 }
@@ -271,7 +282,6 @@ func (e *Engine) governFlow(t moment, f *flow) {
 	if f.tenant == "" { // work of no tenant is bounded by its source alone
 		q = Quota{}
 	}
-	f.limit.set(q)
 	f.held, f.ceiling = false, Critical
 	flow := e.control.flows[[2]string{f.src.name, f.tenant}]
 	all := Switch{}
@@ -283,7 +293,9 @@ func (e *Engine) governFlow(t moment, f *flow) {
 		if sw.Verb == Demote {
 			f.ceiling = min(f.ceiling, sw.To)
 		}
+		q = q.within(sw.Rate)
 	}
+	f.limit.set(q)
 	e.check(t, f)
 }
 

@@ -1,0 +1,140 @@
+package core
+
+import (
+	"math"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+func TestRamp(t *testing.T) {
+	const from = moment(time.Hour)
+	for _, c := range []struct {
+		name  string
+		begin float64
+		after time.Duration
+		rate  float64
+		next  time.Duration // from the resume on; 0: never
+	}{
+		{"at once", 10, 0, 10, rampStep},
+		{"before it, by another clock", 10, -time.Second, 10, rampStep},
+		{"until the first step", 10, rampStep - 1, 10, rampStep},
+		{"from the first step on", 10, rampStep, 20, 2 * rampStep},
+		{"the fifth", 10, 5*rampStep + 1, 320, 6 * rampStep},
+		{"over", 10, 17 * rampStep, 0, 0},
+		{"over at once", rampEnd, 0, 0, 0},
+		{"without an end", math.Inf(1), 0, 0, 0},
+		{"hardly any", 1e-300, rampLongest, 0x1p60 * 1e-300, rampLongest + rampStep},
+		{"hardly any, at last", 1e-300, rampLongest + 1, 0, 0},
+		{"of 1970", 10, math.MaxInt64 - time.Hour, 0, 0},
+	} {
+		rate, next := ramp(from, c.begin, from+c.after)
+		want := never
+		if c.next != 0 {
+			want = from + c.next
+		}
+		if rate != c.rate || next != want {
+			t.Errorf("%s: %v until %v, want %v until %v", c.name, rate, next, c.rate, want)
+		}
+	}
+}
+
+func TestWithin(t *testing.T) {
+	rate := func(r float64) *float64 { return &r }
+	burst := func(n int32) *int32 { return &n }
+	for _, c := range []struct {
+		name  string
+		quota Quota
+		ramp  float64
+		rate  float64 // 0: none
+		burst int32   // 0: none
+	}{
+		{"no ramp", Quota{Rate: rate(5), Burst: burst(3)}, 0, 5, 3},
+		{"no ramp, no quota", Quota{}, 0, 0, 0},
+		{"no quota", Quota{}, 2000, 2000, 100},
+		{"a slow one", Quota{}, 2, 2, 2},
+		{"below the quota", Quota{Rate: rate(100)}, 40, 40, 2},
+		{"below the quota, whose burst is smaller", Quota{Rate: rate(10000), Burst: burst(7)}, 2000, 2000, 7},
+		{"above the quota", Quota{Rate: rate(5), Burst: burst(3)}, 40, 5, 3},
+		{"nothing may run", Quota{Rate: rate(0)}, 40, 0, 0},
+	} {
+		q := c.quota.within(c.ramp)
+		if (q.Rate == nil) != (c.rate == 0 && c.quota.Rate == nil) || q.Rate != nil && *q.Rate != c.rate || q.Burst != nil && *q.Burst != c.burst || q.Burst == nil && c.burst != 0 {
+			t.Errorf("%s: %v a second, burst %v", c.name, q.Rate, q.Burst)
+		}
+	}
+}
+
+// What was held comes back at the ramp, whoever it was held for: no window within a step has more grants than the step's burst and rate allow, a step
+// is used up, whatever the clock of the resume said, and a hold ends the ramp half-way.
+func TestResumeRamps(t *testing.T) {
+	outer := t
+	rapid.Check(t, func(t *rapid.T) {
+		scope := rapid.SampledFrom([]Scope{{Kind: ScopeSource, Source: "s"}, {Kind: ScopeTenant, Tenant: "x"}, {Kind: ScopeFlow, Source: "s", Tenant: "x"}}).Draw(t, "scope")
+		rate := rapid.SampledFrom([]float64{.5, 3, 16, 30}).Draw(t, "rate")
+		thrown := rapid.SampledFrom([]time.Duration{-15 * time.Second, 0, 40 * time.Millisecond}).Draw(t, "thrown")
+		b := newBench(outer, Config{TTL: time.Hour}) // no job ends
+		b.join(10_000)
+		apply := func(s Switch) {
+			s.Scope = scope
+			if _, err := b.e.Apply(b.now, Control{Switches: []Switch{s}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		from := b.now.Add(thrown)
+		apply(Switch{Verb: Resume, Rate: rate, At: from})
+		waiting := 0
+		step := func() int {
+			for ; waiting < 16; waiting++ {
+				j := b.job("s", "x")
+				j.FromLane = true // or it would be spilled for its rate
+				b.offer(j, Queue, "")
+			}
+			b.wait(10 * time.Millisecond)
+			granted := len(b.grants())
+			waiting -= granted
+			return granted
+		}
+		for range rapid.IntRange(1, 3).Draw(t, "steps") {
+			now, next := ramp(b.e.at(from), rate, b.e.at(b.now))
+			var at []time.Time
+			begun := b.now
+			for b.e.at(b.now)+10*time.Millisecond < next {
+				for range step() {
+					at = append(at, b.now)
+				}
+			}
+			for i := range at {
+				for j := range at[i:] {
+					if d := at[i+j].Sub(at[i]); float64(j+1) > max(2, now/20)+now*d.Seconds()+1e-6 {
+						t.Fatalf("%d grants in %v at %g/s", j+1, d, now)
+					}
+				}
+			}
+			if d := b.now.Sub(begun); float64(len(at)) < now*d.Seconds()-2 {
+				t.Fatalf("%d grants in %v at %g/s", len(at), d, now)
+			}
+			step() // the rate rises in it
+		}
+		apply(Switch{Verb: Hold})
+		waiting = 1 << 20 // nothing more is offered
+		for range 200 {
+			if n := step(); n != 0 {
+				t.Fatalf("%d granted after the hold", n)
+			}
+		}
+	})
+}
+
+// What comes in beyond a ramp waits in the lane, as what is beyond a quota does.
+func TestRampSpills(t *testing.T) {
+	b := newBench(t, Config{})
+	if _, err := b.e.Apply(b.now, Control{Switches: []Switch{{Scope: Scope{Kind: ScopeSource, Source: "s"}, Verb: Resume, Rate: 5, At: b.now}}}); err != nil {
+		t.Fatal(err)
+	}
+	for range 12 { // 2 s of the rate, and the burst
+		b.offer(b.job("s", "x"), Queue, "")
+	}
+	b.offer(b.job("s", "x"), Spill, ReasonOverRate)
+}
