@@ -19,6 +19,34 @@ type Usage struct {
 // runs on.
 const clockTick = 10 * time.Millisecond
 
+// Busy is the time that all processes of the machine have taken on all its cores, and that a host took from them. It reports false where there is
+// no /proc.
+func Busy() (time.Duration, bool) {
+	stat, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, false
+	}
+	return parseBusy(stat)
+}
+
+// parseBusy adds user, nice, system and steal. Interrupts are nobody's: no process's usage has them.
+func parseBusy(stat []byte) (time.Duration, bool) {
+	line, _, _ := bytes.Cut(stat, []byte("\n"))
+	f := bytes.Fields(line)
+	if len(f) < 9 || string(f[0]) != "cpu" {
+		return 0, false
+	}
+	var busy time.Duration
+	for _, i := range [...]int{1, 2, 3, 8} {
+		n, err := strconv.ParseInt(string(f[i]), 10, 64)
+		if err != nil {
+			return 0, false
+		}
+		busy += time.Duration(n) * clockTick
+	}
+	return busy, true
+}
+
 // Measure reads a process's usage from /proc. It reports false where there is
 // no /proc (ceilings are then only GOMEMLIMIT's) and for a process that is gone.
 func Measure(pid int) (Usage, bool) {

@@ -2,7 +2,9 @@ package replay
 
 import (
 	"context"
+	"math"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -56,6 +58,41 @@ func (s *sampler) look() {
 		}
 		s.peak[p.Name] = judge.Memory{Process: p.Name, Peak: max(m.Peak, u.Peak), CPU: max(m.CPU, u.CPU.Seconds()), Ceiling: s.ceiling(p.Name), Restarts: p.Restarts}
 	}
+}
+
+// mark is how busy the machine has been by now, and how much of it was this run's.
+type mark struct {
+	at        time.Time
+	busy, own time.Duration
+	ok        bool
+}
+
+// mark looks at all processes of the run, and at the machine.
+func (s *sampler) mark() (m mark) {
+	m.at = time.Now()
+	m.busy, m.ok = process.Busy()
+	for _, pid := range append([]int{os.Getpid()}, pids(s.of())...) {
+		u, ok := process.Measure(pid)
+		m.own, m.ok = m.own+u.CPU, m.ok && ok
+	}
+	return m
+}
+
+func pids(list []readyfile.Process) (pids []int) {
+	for _, p := range list {
+		pids = append(pids, p.PID)
+	}
+	return pids
+}
+
+// others is the part of all cores that other processes took between two marks, in percent; nil where that cannot be read.
+func others(from, to mark) *float64 {
+	d := to.at.Sub(from.at) * time.Duration(runtime.NumCPU())
+	if !from.ok || !to.ok || d <= 0 || to.own < from.own { // a process that was started again has lost its past
+		return nil
+	}
+	share := math.Round(100 * max(0, (to.busy-from.busy)-(to.own-from.own)).Seconds() / d.Seconds())
+	return &share
 }
 
 // peaks returns what was found, and this process's own.

@@ -143,9 +143,11 @@ func (r *runner) timeline(ctx context.Context, sender *send.Sender, op operator)
 		return errStopped
 	}
 	r.enter("flood", "a source begins %d jobs/s", judge.FloodRate)
+	before := memory.mark()
 	if !send.SleepUntil(ctx, first.Add(r.times.Flood)) {
 		return errStopped
 	}
+	r.report.Run.Others = others(before, memory.mark())
 	m := marks{floodEnd: time.Since(base)}
 	select {
 	case f := <-naming:
@@ -241,6 +243,10 @@ func (r *runner) figures(m marks) {
 		held := r.waits(m.heldFrom, m.heldTo, m.end)
 		rep.Victims.Held = &held
 		rep.Switch.StartedAfterHold = r.book.StartedWithin(flooder, m.heldFrom, m.heldTo)
+		if rep.Switch.ResumeMS != nil && m.after-m.heldTo >= judge.RampTime {
+			n := r.book.StartedWithin(flooder, m.heldTo, m.heldTo+judge.RampTime)
+			rep.Switch.StartedInRamp = &n
+		}
 	}
 	drain := r.waits(m.drain, m.after, m.end)
 	rep.Victims.Drain = &drain
@@ -249,7 +255,7 @@ func (r *runner) figures(m marks) {
 		rep.Victims.After, rep.Notifications.After, rep.Screens.After = &waits, &posts, &screens
 	}
 	rep.Run = judge.Run{
-		Seed: r.run.Seed, Cores: runtime.NumCPU(), Slots: judge.Slots, Schedulers: r.on.schedulers(),
+		Seed: r.run.Seed, Cores: runtime.NumCPU(), Others: rep.Run.Others, Slots: judge.Slots, Schedulers: r.on.schedulers(),
 		QuietS: r.times.Quiet.Seconds(), FloodS: r.times.Flood.Seconds(), HeldS: r.times.Held.Seconds(), TookS: m.end.Round(100 * time.Millisecond).Seconds(),
 	}
 }

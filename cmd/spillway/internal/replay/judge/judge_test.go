@@ -16,7 +16,7 @@ var update = flag.Bool("update", false, "write testdata anew")
 
 // kept is a run in which all went well.
 func kept() *Report {
-	named, resumed, drained := 1240.0, 6.2, 41_000.0
+	named, resumed, drained, others, ramp := 1240.0, 6.2, 41_000.0, 2.0, 20_080
 	return &Report{
 		Scenario: Avochato, Broker: "embedded",
 		Victims: Victims{Quiet: Spread{Jobs: 3000, Finished: 3000, P50: 1.2, P99: 4.1, Max: 11}, Flood: Spread{Jobs: 3000, Finished: 3000, P50: 1.3, P99: 4.6, Max: 14},
@@ -25,11 +25,11 @@ func kept() *Report {
 			Expected: 188_000, Clients: 40, Stalled: 20},
 		Screens:   Screens{Quiet: Spread{Jobs: 3000, P50: 23, P99: 29, Max: 40}, Flood: Spread{Jobs: 3000, P50: 24, P99: 31, Max: 50}, After: &Spread{Jobs: 1600, P50: 23, P99: 28, Max: 33}},
 		Flood:     Flood{Source: Flooder, Accepted: 180_000, Finished: 180_000, NamedAfter: &named, Drained: &drained, True: Flooder},
-		Switch:    &Switch{HoldMS: 41, ResumeMS: &resumed},
+		Switch:    &Switch{HoldMS: 41, ResumeMS: &resumed, StartedInRamp: &ramp},
 		Memory:    []Memory{{Process: "broker", Peak: 300 << 20, Ceiling: 1536 << 20}, {Process: "scheduler-0", Peak: 90 << 20, Ceiling: 300 << 20}},
 		Generator: Memory{Process: "replay", Peak: 80 << 20},
 		Ledger:    tally.Ledger{Sent: 188_000, Accepted: 188_000, Succeeded: 188_000},
-		Run:       Run{Seed: 7, Cores: 2, Slots: 64, Schedulers: 1, QuietS: 15, FloodS: 15, HeldS: 3, TookS: 95},
+		Run:       Run{Seed: 7, Cores: 2, Others: &others, Slots: 64, Schedulers: 1, QuietS: 15, FloodS: 15, HeldS: 3, TookS: 95},
 	}
 }
 
@@ -38,6 +38,7 @@ func TestWhatIsPrinted(t *testing.T) {
 	plain := kept()
 	plain.Without, plain.Switch, plain.Flood.Source, plain.Flood.NamedAfter = true, nil, "", nil
 	plain.Memory = []Memory{{Process: "broker", Peak: 90 << 20}, {Process: "worker", Peak: 60 << 20}}
+	*plain.Run.Others = 22
 	plain.Victims.Flood = Spread{Jobs: 3000, Finished: 2700, P50: 20_000, P99: 41_000, Max: 43_000}
 	for name, r := range map[string]*Report{"kept": kept(), "without": plain} {
 		r.Judge()
@@ -85,6 +86,8 @@ func TestEveryFigureCanBreakItsPromise(t *testing.T) {
 		{"3", "did not succeed", func(r *Report) { r.Switch = nil }},
 		{"3", "held after 1.0 s", func(r *Report) { r.Switch.HoldMS = 1001 }},
 		{"3", "1 started after", func(r *Report) { r.Switch.StartedAfterHold = 1 }},
+		{"3", "21001 within 10s", func(r *Report) { *r.Switch.StartedInRamp = 21_001 }},
+		{"3", "0 within 10s", func(r *Report) { *r.Switch.StartedInRamp = 0 }},
 		{"6", "11.1 ms in the flood", func(r *Report) { r.Notifications.Flood.P99 = 11.1 }},
 		{"6", "0.0 ms in the flood", func(r *Report) { r.Notifications.Flood = Spread{} }},
 		{"6", "3 of 188000 missing", func(r *Report) { r.Notifications.Missing = 3 }},

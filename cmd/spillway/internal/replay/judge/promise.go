@@ -1,6 +1,9 @@
 package judge
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // The promises that a replay asks about, by the numbers of the product's list.
 const (
@@ -20,6 +23,8 @@ var names = map[string]string{
 const (
 	// holdLimit is what a hold may take at most, in ms.
 	holdLimit = 1000
+	// rampLimit is how many of the flooder's jobs may start in RampTime after the resume: a twentieth beyond its rate.
+	rampLimit = int(Ramp * (RampTime / time.Second) * 21 / 20)
 	// throughput is the part of the tenants' jobs that must be done.
 	throughput = 0.95
 )
@@ -109,8 +114,14 @@ func (r *Report) stopped() {
 	case s == nil:
 		r.found(stopped, false, "%s was named after %s; the hold did not succeed", r.Flood.Source, ms(*r.Flood.NamedAfter))
 	default:
-		r.found(stopped, s.HoldMS <= holdLimit && s.StartedAfterHold == 0, "%s named after %s, held after %s (at most %s), %d started after the answer",
+		held := s.HoldMS <= holdLimit && s.StartedAfterHold == 0
+		text := fmt.Sprintf("%s named after %s, held after %s (at most %s), %d started after the answer",
 			r.Flood.Source, ms(*r.Flood.NamedAfter), ms(s.HoldMS), ms(holdLimit), s.StartedAfterHold)
+		if n := s.StartedInRamp; n != nil {
+			held = held && *n > 0 && *n <= rampLimit
+			text += fmt.Sprintf("; %d within %v of the resume at %d/s", *n, RampTime, Ramp)
+		}
+		r.found(stopped, held, "%s", text)
 	}
 }
 

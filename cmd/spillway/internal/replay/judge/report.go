@@ -139,6 +139,8 @@ type Switch struct {
 	// before the resume, by the generator's clock.
 	StartedAfterHold int      `json:"started_after_hold"`
 	ResumeMS         *float64 `json:"resume_ms,omitempty"`
+	// StartedInRamp are those that started within RampTime of the resume; nil where there was no such time.
+	StartedInRamp *int `json:"started_in_ramp,omitempty"`
 }
 
 // Memory is one process's.
@@ -155,14 +157,16 @@ type Memory struct {
 
 // Run is what the figures are worth nothing without.
 type Run struct {
-	Seed       uint64  `json:"seed"`
-	Cores      int     `json:"cores"`
-	Slots      int     `json:"slots"`
-	Schedulers int     `json:"schedulers,omitempty"`
-	QuietS     float64 `json:"quiet_s"`
-	FloodS     float64 `json:"flood_s"`
-	HeldS      float64 `json:"held_s"`
-	TookS      float64 `json:"took_s"`
+	Seed  uint64 `json:"seed"`
+	Cores int    `json:"cores"`
+	// Others is the part of all cores, in percent, that processes of others took while the flood ran; nil where that cannot be read.
+	Others     *float64 `json:"others_cores_percent,omitempty"`
+	Slots      int      `json:"slots"`
+	Schedulers int      `json:"schedulers,omitempty"`
+	QuietS     float64  `json:"quiet_s"`
+	FloodS     float64  `json:"flood_s"`
+	HeldS      float64  `json:"held_s"`
+	TookS      float64  `json:"took_s"`
 	// OutcomesTrimmed is that of `spillway load`.
 	OutcomesTrimmed bool `json:"outcomes_trimmed,omitempty"`
 }

@@ -32,8 +32,9 @@ const (
 	// TextBytes pads a notification to the size of a message with a name and a
 	// few lines of text.
 	TextBytes = 400
-	// Ramp is the rate at which the flooder is asked to come back.
-	Ramp = 2_000
+	// Ramp is the rate at which the flooder is asked to come back, for RampTime.
+	Ramp     = 2_000
+	RampTime = 10 * time.Second
 )
 
 // Times are the parts of a run.

@@ -4,7 +4,12 @@ import (
 	"fmt"
 	"io"
 	"text/tabwriter"
+
+	"github.com/spillway/spillway/cmd/spillway/internal/readyfile"
 )
+
+// busyOthers is what others must have taken of the cores, in percent, for a broken verdict to be put down to them, too.
+const busyOthers = 5
 
 // WriteTable prints the report for people.
 func (r *Report) WriteTable(w io.Writer) error {
@@ -12,7 +17,11 @@ func (r *Report) WriteTable(w io.Writer) error {
 	if r.Without {
 		how = "without Spillway: one topic, one consumer group, the sockets in the worker"
 	}
-	fmt.Fprintf(w, "%s %s, on the %s broker, %d cores\n\n", r.Scenario, how, r.Broker, r.Run.Cores)
+	fmt.Fprintf(w, "%s %s, on the %s broker, %d cores", r.Scenario, how, r.Broker, r.Run.Cores)
+	if r.Run.Others != nil {
+		fmt.Fprintf(w, ", of which %s took %.0f %% in the flood", r.others(), *r.Run.Others)
+	}
+	fmt.Fprint(w, "\n\n")
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "\tquiet\tin the flood\tafterwards\t")
 	row := func(name string, of func(Spread) string, quiet, flood Spread, after *Spread) {
@@ -52,7 +61,7 @@ func (r *Report) WriteTable(w io.Writer) error {
 	if s := r.Switch; s != nil {
 		fmt.Fprintf(w, "held: answered after %s, %d handlers started after that", ms(s.HoldMS), s.StartedAfterHold)
 		if s.ResumeMS != nil {
-			fmt.Fprintf(w, "; resumed after %.0f s, answered after %s", r.Run.HeldS, ms(*s.ResumeMS))
+			fmt.Fprintf(w, "; resumed after %.0f s at %d jobs/s and rising, answered after %s", r.Run.HeldS, Ramp, ms(*s.ResumeMS))
 		}
 		fmt.Fprintln(w)
 	}
@@ -88,5 +97,16 @@ func (r *Report) WriteTable(w io.Writer) error {
 		fmt.Fprintf(w, "–       %s. %s: not measured; %s\n", u.ID, u.Name, u.Why)
 	}
 	_, err := fmt.Fprintf(w, "\nverdict: %s\n", r.Verdict)
+	if o := r.Run.Others; err == nil && r.Verdict == Broken && o != nil && *o >= busyOthers {
+		_, err = fmt.Fprintf(w, "All waits have in them that %s took %.0f %% of the cores: repeat it when nothing else runs.\n", r.others(), *o)
+	}
 	return err
+}
+
+// others are the processes that are not the replay's own.
+func (r *Report) others() string {
+	if r.Broker == readyfile.Embedded {
+		return "others"
+	}
+	return "others (Kafka, if it runs here)"
 }
