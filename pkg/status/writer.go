@@ -3,6 +3,7 @@ package status
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -80,6 +81,51 @@ func (w *Writer) Beaten() time.Time {
 		return *at
 	}
 	return time.Time{}
+}
+
+// Control is the control state that a replica's beats acknowledge: a controllog.Follower is one.
+type Control interface {
+	// Folded is closed when the control log has been read to its end once.
+	Folded() <-chan struct{}
+	// Changed is closed when the state after the one that was current at the call is there.
+	Changed() <-chan struct{}
+}
+
+// Follow is Run from when there is a control state on, with a beat at once for each: whoever threw a switch waits for it.
+func (w *Writer) Follow(ctx context.Context, control Control) error {
+	select {
+	case <-control.Folded():
+	case <-ctx.Done():
+		return nil
+	}
+	ctx, stop := context.WithCancel(ctx)
+	var pokes sync.WaitGroup
+	defer pokes.Wait()
+	defer stop()
+	pokes.Go(func() {
+		for {
+			changed := control.Changed()
+			w.Poke()
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return w.Run(ctx)
+}
+
+// Pressure is what a beat says of how full the fullest budget of a replica is: value, 0 to 1, elevated from a half on and severe from four fifths on.
+func Pressure(value float64) *logv1.Pressure {
+	level := logv1.PressureLevel_PRESSURE_LEVEL_NORMAL
+	switch {
+	case value >= 0.8:
+		level = logv1.PressureLevel_PRESSURE_LEVEL_SEVERE
+	case value >= 0.5:
+		level = logv1.PressureLevel_PRESSURE_LEVEL_ELEVATED
+	}
+	return &logv1.Pressure{Value: value, Level: level}
 }
 
 // Run writes beats until ctx ends.

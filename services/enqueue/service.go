@@ -120,7 +120,7 @@ func (s *Service) Run(ctx context.Context) error {
 	below.Go("control", s.follow)
 	below.Go("status", s.reader.Run)
 	below.Go("index", room.Run)
-	below.Go("acknowledge", s.acknowledge)
+	below.Go("beats", func(ctx context.Context) error { return s.writer.Follow(ctx, s.control) })
 	below.Go("health", func(ctx context.Context) error { return s.health(ctx, server) })
 	if admin != nil {
 		below.Go("admin", admin.Run)
@@ -223,43 +223,12 @@ func (s *Service) check(ctx context.Context, room *publish.Room) error {
 	return nil
 }
 
-// acknowledge writes beats, one at once for each control state: whoever threw a switch waits for it.
-func (s *Service) acknowledge(ctx context.Context) error {
-	select {
-	case <-s.control.Folded():
-	case <-ctx.Done():
-		return nil
-	}
-	group := lifecycle.NewGroup(ctx)
-	group.Go("beat", s.writer.Run)
-	group.Go("poke", func(ctx context.Context) error {
-		for {
-			changed := s.control.Changed()
-			s.writer.Poke()
-			select {
-			case <-changed:
-			case <-ctx.Done():
-				return nil
-			}
-		}
-	})
-	return group.Wait()
-}
-
 // beat is what status says of this replica.
 func (s *Service) beat() *logv1.Status {
 	sequence, hash := s.room.Sequence()
-	value := s.room.Pressure()
-	level := logv1.PressureLevel_PRESSURE_LEVEL_NORMAL
-	switch { // where the lowest priority, and the default one, begin to be refused
-	case value >= 0.8:
-		level = logv1.PressureLevel_PRESSURE_LEVEL_SEVERE
-	case value >= 0.5:
-		level = logv1.PressureLevel_PRESSURE_LEVEL_ELEVATED
-	}
 	return &logv1.Status{
 		Replica: s.id, Kind: logv1.ReplicaKind_REPLICA_KIND_ENQUEUE, Address: s.cfg.Address, AppliedSequence: sequence, StateHash: hash,
-		At: timestamppb.Now(), Pressure: &logv1.Pressure{Value: value, Level: level},
+		At: timestamppb.Now(), Pressure: status.Pressure(s.room.Pressure()),
 	}
 }
 

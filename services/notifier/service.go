@@ -134,7 +134,7 @@ func (s *Service) Run(ctx context.Context) error {
 	below.Go("control", s.follow)
 	below.Go("status", s.reader.Run)
 	below.Go("replicas", room.Run)
-	below.Go("acknowledge", s.acknowledge)
+	below.Go("beats", func(ctx context.Context) error { return s.writer.Follow(ctx, s.control) })
 	below.Go("sockets", s.deliver)
 	below.Go("health", func(ctx context.Context) error { return s.health(ctx, server) })
 	if admin != nil {

@@ -102,6 +102,7 @@ var pkgEdges = map[string][]string{
 	"pkg/lifecycle":               {},
 	"pkg/offsets":                 {},
 	"pkg/rpc":                     {"pkg/config", "pkg/telemetry"},
+	"pkg/rpc/receive":             {},
 	"pkg/rpc/rpctest":             {"pkg/rpc"},
 	"pkg/share":                   {},
 	"pkg/status":                  {"pkg/kafka", "pkg/envelope"},

@@ -12,12 +12,22 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/spillway/spillway/pkg/rpc"
+	"github.com/spillway/spillway/pkg/rpc/receive"
 	enqueuev1 "github.com/spillway/spillway/proto/gen/spillway/enqueue/v1"
 	"github.com/spillway/spillway/services/enqueue/internal/core"
 )
 
 // maxBatchBytes is the contract's bound of a batch. It is below the largest message that the server takes, so that the refusal can say why.
 const maxBatchBytes = 3 << 20
+
+// atOnce is how many requests of a method are received at the same time: of batches 4 × 4 MiB, twice for the message and its bytes: a quarter of the smallest process;
+// of single jobs, apart, so that none waits behind batches, 32 × 256 KiB of the largest that is accepted.
+func atOnce(method string) int {
+	if method == "EnqueueBatch" {
+		return 4
+	}
+	return 32
+}
 
 // Publisher makes jobs durable. Publish returns a result for each job, in order, once its fate is known or ctx has ended; jobs that failed
 // core.Check never get there. It calls judged when it holds no job's Record any more, before it waits for the log.
@@ -41,7 +51,7 @@ func Roles() map[string]rpc.Role {
 
 // Register adds the service to the server.
 func Register(s grpc.ServiceRegistrar, p Publisher) {
-	s.RegisterService(describe(), &Handler{publisher: p})
+	s.RegisterService(receive.Bounded(enqueuev1.EnqueueService_ServiceDesc, atOnce), &Handler{publisher: p})
 }
 
 // Enqueue accepts one job.
@@ -52,7 +62,7 @@ func (h *Handler) Enqueue(ctx context.Context, req *enqueuev1.EnqueueRequest) (*
 	}
 	job.Bytes += callBytes
 	req.Job = nil // the job's Record holds it, for no longer than it is needed
-	r := h.publisher.Publish(ctx, caller(ctx), []core.Job{job}, func() { judged(ctx) })[0]
+	r := h.publisher.Publish(ctx, caller(ctx), []core.Job{job}, func() { receive.Judged(ctx) })[0]
 	if r.Refusal != nil {
 		return nil, failure(job.Source, r.Refusal)
 	}
@@ -83,7 +93,7 @@ func (h *Handler) EnqueueBatch(ctx context.Context, req *enqueuev1.EnqueueBatchR
 	req.Jobs = nil
 	if len(jobs) > 0 {
 		jobs[0].Bytes += callBytes
-		for n, r := range h.publisher.Publish(ctx, caller(ctx), jobs, func() { judged(ctx) }) {
+		for n, r := range h.publisher.Publish(ctx, caller(ctx), jobs, func() { receive.Judged(ctx) }) {
 			if i := places[n]; r.Refusal != nil {
 				items[i] = itemError(jobs[n].Source, r.Refusal)
 			} else {

@@ -12,12 +12,22 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/spillway/spillway/pkg/rpc"
+	"github.com/spillway/spillway/pkg/rpc/receive"
 	notifierv1 "github.com/spillway/spillway/proto/gen/spillway/notifier/v1"
 	"github.com/spillway/spillway/services/notifier/internal/core"
 )
 
 // maxBatchBytes is the contract's bound of a batch. It is below the largest message that the server takes, so that the refusal can say why.
 const maxBatchBytes = 3 << 20
+
+// atOnce is how many requests of a method are received at the same time: of batches 4 × 4 MiB, twice for the message and its bytes;
+// of single notifications, apart, so that none waits behind batches, 64 × 16 KiB of the largest that is accepted.
+func atOnce(method string) int {
+	if method == "PublishBatch" {
+		return 4
+	}
+	return 64
+}
 
 // Publisher makes notifications durable. Publish returns a result for each draft, in order, once its fate is known or ctx has ended. It calls judged
 // when it holds no draft's data any more, before it waits for the log.
@@ -41,7 +51,7 @@ func Roles() map[string]rpc.Role {
 
 // Register adds the service to the server.
 func Register(s grpc.ServiceRegistrar, p Publisher) {
-	s.RegisterService(describe(), &Handler{publisher: p})
+	s.RegisterService(receive.Bounded(notifierv1.NotifierService_ServiceDesc, atOnce), &Handler{publisher: p})
 }
 
 // Publish accepts one notification.
@@ -49,7 +59,7 @@ func (h *Handler) Publish(ctx context.Context, req *notifierv1.PublishRequest) (
 	draft := fromRequest(req)
 	draft.Held = callBytes
 	req.Data = nil // the draft holds it, for no longer than it is needed
-	r := h.publisher.Publish(ctx, caller(ctx), []*core.Draft{draft}, func() { judged(ctx) })[0]
+	r := h.publisher.Publish(ctx, caller(ctx), []*core.Draft{draft}, func() { receive.Judged(ctx) })[0]
 	if r.Refusal != nil {
 		return nil, failure(draft.Source, r.Refusal)
 	}
@@ -71,7 +81,7 @@ func (h *Handler) PublishBatch(ctx context.Context, req *notifierv1.PublishBatch
 	}
 	req.Notifications = nil // what is refused, and what is encoded, is garbage while the rest waits for the log
 	items := make([]*notifierv1.PublishBatchResponse_Item, len(drafts))
-	for i, r := range h.publisher.Publish(ctx, caller(ctx), drafts, func() { judged(ctx) }) {
+	for i, r := range h.publisher.Publish(ctx, caller(ctx), drafts, func() { receive.Judged(ctx) }) {
 		if r.Refusal != nil {
 			items[i] = itemError(drafts[i].Source, r.Refusal)
 		} else {

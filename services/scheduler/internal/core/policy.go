@@ -5,6 +5,8 @@ import (
 	"math"
 	"reflect"
 	"time"
+
+	"github.com/spillway/spillway/services/scheduler/internal/core/ramp"
 )
 
 // Control is the folded control log as the engine needs it. The engine keeps the maps and slices: the shell gives
@@ -42,6 +44,19 @@ type RetryPolicy struct {
 	Multiplier  float64       // 0 = 2
 }
 
+// within is the quota while work comes back at a rate; 0 = no ramp.
+func (q Quota) within(rate float64) Quota {
+	if rate == 0 || q.Rate != nil && *q.Rate <= rate {
+		return q
+	}
+	burst := ramp.Burst(rate)
+	if q.Burst != nil {
+		burst = min(burst, *q.Burst)
+	}
+	q.Rate, q.Burst = &rate, &burst
+	return q
+}
+
 // ScopeKind says what a switch is about.
 type ScopeKind uint8
 
@@ -67,7 +82,7 @@ const (
 	Hold Verb = iota + 1
 	Block
 	Demote
-	// Resume lets what was held come back at a ramp: see ramp.go.
+	// Resume lets what was held come back at a ramp: see package ramp.
 	Resume
 )
 
@@ -157,11 +172,12 @@ func (e *Engine) index(t moment, c Control) (effects, moment) {
 			next = min(next, until)
 		}
 		if s.Verb == Resume {
-			rate, until := ramp(e.at(s.At), s.Rate, t)
+			after := max(0, e.start.Add(t).Sub(s.At))
+			rate, rises := ramp.Rate(s.Rate, after)
 			if rate == 0 {
 				continue
 			}
-			s.Rate, next = rate, min(next, until)
+			s.Rate, next = rate, min(next, t+rises-after)
 		}
 		switch s.Scope.Kind {
 		case ScopeSource:

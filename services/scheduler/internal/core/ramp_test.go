@@ -1,44 +1,13 @@
 package core
 
 import (
-	"math"
 	"testing"
 	"time"
 
 	"pgregory.net/rapid"
-)
 
-func TestRamp(t *testing.T) {
-	const from = moment(time.Hour)
-	for _, c := range []struct {
-		name  string
-		begin float64
-		after time.Duration
-		rate  float64
-		next  time.Duration // from the resume on; 0: never
-	}{
-		{"at once", 10, 0, 10, rampStep},
-		{"before it, by another clock", 10, -time.Second, 10, rampStep},
-		{"until the first step", 10, rampStep - 1, 10, rampStep},
-		{"from the first step on", 10, rampStep, 20, 2 * rampStep},
-		{"the fifth", 10, 5*rampStep + 1, 320, 6 * rampStep},
-		{"over", 10, 17 * rampStep, 0, 0},
-		{"over at once", rampEnd, 0, 0, 0},
-		{"without an end", math.Inf(1), 0, 0, 0},
-		{"hardly any", 1e-300, rampLongest, 0x1p60 * 1e-300, rampLongest + rampStep},
-		{"hardly any, at last", 1e-300, rampLongest + 1, 0, 0},
-		{"of 1970", 10, math.MaxInt64 - time.Hour, 0, 0},
-	} {
-		rate, next := ramp(from, c.begin, from+c.after)
-		want := never
-		if c.next != 0 {
-			want = from + c.next
-		}
-		if rate != c.rate || next != want {
-			t.Errorf("%s: %v until %v, want %v until %v", c.name, rate, next, c.rate, want)
-		}
-	}
-}
+	"github.com/spillway/spillway/services/scheduler/internal/core/ramp"
+)
 
 func TestWithin(t *testing.T) {
 	rate := func(r float64) *float64 { return &r }
@@ -73,7 +42,7 @@ func TestResumeRamps(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		scope := rapid.SampledFrom([]Scope{{Kind: ScopeSource, Source: "s"}, {Kind: ScopeTenant, Tenant: "x"}, {Kind: ScopeFlow, Source: "s", Tenant: "x"}}).Draw(t, "scope")
 		rate := rapid.SampledFrom([]float64{.5, 3, 16, 30}).Draw(t, "rate")
-		thrown := rapid.SampledFrom([]time.Duration{-15 * time.Second, 0, 40 * time.Millisecond}).Draw(t, "thrown")
+		thrown := rapid.SampledFrom([]time.Duration{-15 * time.Second, 0, 40 * time.Millisecond, 3 * time.Second}).Draw(t, "thrown")
 		b := newBench(outer, Config{TTL: time.Hour}) // no job ends
 		b.join(10_000)
 		apply := func(s Switch) {
@@ -97,17 +66,17 @@ func TestResumeRamps(t *testing.T) {
 			return granted
 		}
 		for range rapid.IntRange(1, 3).Draw(t, "steps") {
-			now, next := ramp(b.e.at(from), rate, b.e.at(b.now))
+			now, rises := ramp.Rate(rate, max(0, b.now.Sub(from)))
 			var at []time.Time
 			begun := b.now
-			for b.e.at(b.now)+10*time.Millisecond < next {
+			for b.now.Add(10 * time.Millisecond).Before(from.Add(rises)) {
 				for range step() {
 					at = append(at, b.now)
 				}
 			}
 			for i := range at {
 				for j := range at[i:] {
-					if d := at[i+j].Sub(at[i]); float64(j+1) > max(2, now/20)+now*d.Seconds()+1e-6 {
+					if d := at[i+j].Sub(at[i]); float64(j+1) > float64(ramp.Burst(now))+now*d.Seconds()+1e-6 {
 						t.Fatalf("%d grants in %v at %g/s", j+1, d, now)
 					}
 				}

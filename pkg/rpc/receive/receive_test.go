@@ -1,4 +1,4 @@
-package api
+package receive
 
 import (
 	"context"
@@ -10,15 +10,15 @@ import (
 	"google.golang.org/grpc"
 )
 
-// receive calls a bound method whose request takes arrival to come in and is judged at once, and says when it was done.
-func receive(p places, ctx context.Context, arrival time.Duration, wait <-chan struct{}) <-chan error {
+// call calls a bound method whose request takes arrival to come in and is judged at once, and says when it was done.
+func call(p places, ctx context.Context, arrival time.Duration, wait <-chan struct{}) <-chan error {
 	done := make(chan error, 1)
 	handle := p.bound(func(_ any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 		if err := dec(nil); err != nil {
 			return nil, err
 		}
-		judged(ctx)
-		judged(ctx) // once or more
+		Judged(ctx)
+		Judged(ctx) // once or more
 		<-wait      // for the log
 		return nil, nil
 	})
@@ -34,13 +34,13 @@ func TestH25Receiving(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := make(places, 2)
 		log := make(chan struct{})
-		first, second := receive(p, t.Context(), 100*time.Millisecond, log), receive(p, t.Context(), time.Hour, log)
+		first, second := call(p, t.Context(), 100*time.Millisecond, log), call(p, t.Context(), time.Hour, log)
 		synctest.Wait()
 		if len(p) != 2 {
 			t.Fatalf("%d places taken by two requests on their way", len(p))
 		}
 		gone, leave := context.WithCancel(t.Context())
-		third := receive(p, gone, 0, log)
+		third := call(p, gone, 0, log)
 		leave()
 		if err := <-third; !errors.Is(err, context.Canceled) {
 			t.Error("a caller that left was received:", err)
@@ -50,7 +50,7 @@ func TestH25Receiving(t *testing.T) {
 		if len(p) != 1 {
 			t.Errorf("%d places taken when one request was judged", len(p))
 		}
-		time.Sleep(receivePatience)
+		time.Sleep(patience)
 		synctest.Wait()
 		if len(p) != 0 {
 			t.Errorf("%d places taken after the slow sender's time", len(p))
