@@ -3,10 +3,11 @@
 //	go run ./bench [flags] isolation    B1 and B2 with 1 and 3 schedulers, three runs each: about 22 minutes
 //	go run ./bench [flags] throughput   empty jobs from first send to last outcome, five runs: about one minute
 //	go run ./bench [flags] stalled      what websocket clients who stop reading cost the others, three pairs: about four minutes
+//	go run ./bench [flags] sockets      sockets and jobs cannot take each other down: three workloads, three to five runs each: about ten minutes
 //
 //	-runs N      runs of each workload
 //	-brokers N   on Apache Kafka with 1 or 3 brokers (test/apache) instead of the embedded broker
-//	-only NAME   only the rows whose name begins so, as B1 or B2/3
+//	-only NAME   only the rows whose name begins so, as B1 or B2/3, and of sockets the workload: dead, full or flood
 //
 // Every figure is the median of its runs, and the runs' own figures follow. Each run starts a fresh installation, on Apache Kafka in a fresh
 // cluster. Compare ratios inside one session: the speed of small machines drifts by a quarter.
@@ -57,29 +58,33 @@ type process struct {
 }
 
 func main() {
-	var b bench
-	runs := flag.Int("runs", 0, "runs of each workload (default 3 for isolation and stalled, 5 for throughput)")
-	flag.IntVar(&b.brokers, "brokers", 0, "1 or 3 brokers of Apache Kafka (default: the embedded broker)")
-	flag.StringVar(&b.only, "only", "", "only rows of isolation whose `name` begins so: B1, B2, B1/1, B1/3 …")
-	flag.Parse()
-	err := b.build()
-	if err == nil {
-		defer os.RemoveAll(b.dir)
-		switch flag.Arg(0) {
-		case "isolation":
-			err = b.isolation(cmp.Or(*runs, 3))
-		case "throughput":
-			err = b.throughput(cmp.Or(*runs, 5))
-		case "stalled":
-			err = b.stalled(cmp.Or(*runs, 3))
-		default:
-			err = fmt.Errorf("usage: bench [flags] isolation|throughput|stalled")
-		}
-	}
-	if err != nil {
+	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+}
+
+func run() error {
+	var b bench
+	runs := flag.Int("runs", 0, "runs of each workload (default 3, but 5 for throughput and the full sockets)")
+	flag.IntVar(&b.brokers, "brokers", 0, "1 or 3 brokers of Apache Kafka (default: the embedded broker)")
+	flag.StringVar(&b.only, "only", "", "only rows of isolation whose `name` begins so: B1, B2, B1/1, B1/3 …; or that workload of sockets: dead, full, flood")
+	flag.Parse()
+	defer func() { _ = os.RemoveAll(b.dir) }()
+	if err := b.build(); err != nil {
+		return err
+	}
+	switch flag.Arg(0) {
+	case "isolation":
+		return b.isolation(cmp.Or(*runs, 3))
+	case "throughput":
+		return b.throughput(cmp.Or(*runs, 5))
+	case "stalled":
+		return b.stalled(cmp.Or(*runs, 3))
+	case "sockets":
+		return b.sockets(*runs)
+	}
+	return fmt.Errorf("usage: bench [flags] isolation|throughput|stalled|sockets")
 }
 
 // bench is one call of the command.
@@ -266,4 +271,14 @@ func number(v float64) string {
 		return strconv.FormatFloat(v, 'f', 0, 64)
 	}
 	return strconv.FormatFloat(v, 'f', 1, 64)
+}
+
+// percent shows shares of one, to a thousandth.
+func percent(shares []float64) string {
+	text := make([]string, len(shares))
+	for i, v := range shares {
+		text[i] = strconv.FormatFloat(v, 'f', 3, 64)
+	}
+	sorted := slices.Sorted(slices.Values(shares))
+	return fmt.Sprintf("**%.3f** (%s)", sorted[len(sorted)/2], strings.Join(text, ", "))
 }
