@@ -53,7 +53,7 @@ func (b *bench) socketsFull(ctx context.Context, runs int) error {
 	}
 	defer enqueue.Close()
 
-	var rate, notifier, scheduler [3][]float64
+	var rate, cpu, notifier, scheduler [3][]float64
 	var toNone, toRead []float64
 	sent := 0
 	for n := range runs + 1 { // the first round warms up
@@ -72,6 +72,7 @@ func (b *bench) socketsFull(ctx context.Context, runs int) error {
 			continue
 		}
 		for side, s := range round {
+			cpu[side] = append(cpu[side], s.cpu)
 			rate[side], notifier[side], scheduler[side] = append(rate[side], s.rate), append(notifier[side], s.notifier), append(scheduler[side], s.scheduler)
 		}
 		toNone, toRead = append(toNone, round[allStalled].rate/round[noClients].rate), append(toRead, round[allStalled].rate/round[allRead].rate)
@@ -79,9 +80,9 @@ func (b *bench) socketsFull(ctx context.Context, runs int) error {
 	if err := i.intact(sent); err != nil {
 		return err
 	}
-	fmt.Printf("\n| clients | jobs | notifier RSS | scheduler RSS |\n|---|---|---|---|\n")
+	fmt.Printf("\n| clients | jobs | notifier CPU a job | notifier RSS | scheduler RSS |\n|---|---|---|---|---|\n")
 	for side, name := range []string{"none", "all read", "none reads"} {
-		fmt.Printf("| %s | %s /s | %s MiB | %s MiB |\n", name, show(rate[side]), show(notifier[side]), show(scheduler[side]))
+		fmt.Printf("| %s | %s /s | %s µs | %s MiB | %s MiB |\n", name, show(rate[side]), show(cpu[side]), show(notifier[side]), show(scheduler[side]))
 	}
 	fmt.Printf("\n| | measured | asked |\n|---|---|---|\n| none reads over no clients | %s | ≥ 0.95 |\n| none reads over all read | %s | ≥ 0.95 |\n", percent(toNone), percent(toRead))
 	return nil
@@ -90,6 +91,7 @@ func (b *bench) socketsFull(ctx context.Context, runs int) error {
 // fullSide is jobs per second, and peaks in MiB.
 type fullSide struct {
 	rate, notifier, scheduler float64
+	cpu                       float64 // µs of the notifier for each job
 }
 
 func (i *installation) fullOnce(ctx context.Context, side int, publisher *client.Notifier, enqueue *client.Client) (s fullSide, err error) {
@@ -159,6 +161,10 @@ func (i *installation) fullOnce(ctx context.Context, side int, publisher *client
 		}
 	}
 
+	cpu, err := cpuTime(i.pid("notifier"))
+	if err != nil {
+		return s, err
+	}
 	begun := time.Now()
 	var sending sync.WaitGroup
 	const senders = 4
@@ -179,6 +185,11 @@ func (i *installation) fullOnce(ctx context.Context, side int, publisher *client
 		return s, err
 	}
 	s.rate = fullJobs / time.Since(begun).Seconds()
+	used, err := cpuTime(i.pid("notifier"))
+	if err != nil {
+		return s, err
+	}
+	s.cpu = float64((used - cpu).Microseconds()) / fullJobs
 	after, err := i.metrics()
 	if err != nil {
 		return s, err
