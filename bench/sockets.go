@@ -29,6 +29,7 @@ func (b *bench) sockets(runs int) error {
 	defer stop()
 	fmt.Printf("%d cores, %s, %s, %s; broker, services, handlers, generators and websocket clients share the cores\n",
 		runtime.NumCPU(), runtime.Version(), b.log(), time.Now().UTC().Format(time.DateOnly))
+	measured := false
 	for _, w := range []struct {
 		name    string
 		measure func(context.Context, int) error
@@ -37,9 +38,13 @@ func (b *bench) sockets(runs int) error {
 		if !strings.HasPrefix(w.name, b.only) {
 			continue
 		}
+		measured = true
 		if err := w.measure(ctx, cmp.Or(runs, w.runs)); err != nil {
 			return fmt.Errorf("%s: %w", w.name, err)
 		}
+	}
+	if !measured {
+		return fmt.Errorf("-only %s: sockets has dead, full and flood", b.only)
 	}
 	return nil
 }

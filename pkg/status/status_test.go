@@ -324,3 +324,69 @@ func TestGarbageIsSkipped(t *testing.T) {
 		}
 	})
 }
+
+// control is a control state that the test changes.
+type control struct {
+	folded chan struct{}
+	mu     sync.Mutex
+	next   chan struct{}
+}
+
+func (c *control) Folded() <-chan struct{} { return c.folded }
+func (c *control) Changed() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.next
+}
+
+func (c *control) change() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.next)
+	c.next = make(chan struct{})
+}
+
+// TestFollow: no beat before there is a control state, one at once for each new one, and none when it has returned.
+func TestFollow(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		var sequence, collected atomic.Int64
+		writer := status.NewWriter(w.producer, topic, func() *logv1.Status {
+			collected.Store(sequence.Load())
+			return &logv1.Status{Replica: "e", Kind: enqueue, AppliedSequence: sequence.Load()}
+		}, slog.New(slog.DiscardHandler))
+		c := &control{folded: make(chan struct{}), next: make(chan struct{})}
+		ctx, stop := context.WithCancel(w.ctx)
+		done := make(chan error, 1)
+		sequence.Store(1)
+		go func() { done <- writer.Follow(ctx, c) }()
+		time.Sleep(2 * time.Second)
+		if n := collected.Load(); n != 0 {
+			t.Errorf("a beat of %d before the control log was folded", n)
+		}
+		close(c.folded)
+		time.Sleep(time.Second + 100*time.Millisecond) // not when a beat is due anyway
+		for n := int64(2); n < 6; n++ {
+			sequence.Store(n)
+			c.change()
+			time.Sleep(20 * time.Millisecond)
+			if got := collected.Load(); got != n {
+				t.Errorf("%d is acknowledged 20 ms after %d", got, n)
+			}
+		}
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestPressure(t *testing.T) {
+	for value, want := range map[float64]logv1.PressureLevel{
+		0: logv1.PressureLevel_PRESSURE_LEVEL_NORMAL, .49: logv1.PressureLevel_PRESSURE_LEVEL_NORMAL, .5: logv1.PressureLevel_PRESSURE_LEVEL_ELEVATED,
+		.79: logv1.PressureLevel_PRESSURE_LEVEL_ELEVATED, .8: logv1.PressureLevel_PRESSURE_LEVEL_SEVERE, 1: logv1.PressureLevel_PRESSURE_LEVEL_SEVERE,
+	} {
+		if p := status.Pressure(value); p.GetLevel() != want || p.GetValue() != value {
+			t.Errorf("%v: %v", value, p)
+		}
+	}
+}

@@ -116,7 +116,8 @@ func (w *Writer) Follow(ctx context.Context, control Control) error {
 	return w.Run(ctx)
 }
 
-// Pressure is what a beat says of how full the fullest budget of a replica is: value, 0 to 1, elevated from a half on and severe from four fifths on.
+// Pressure is what a beat says of how full the fullest budget of a replica is: value, 0 to 1. From a half on
+// it is elevated: work of the lowest priority is about to be refused; from four fifths on severe: so is work of the default one.
 func Pressure(value float64) *logv1.Pressure {
 	level := logv1.PressureLevel_PRESSURE_LEVEL_NORMAL
 	switch {

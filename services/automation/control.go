@@ -68,7 +68,12 @@ func (c control) Switch(scope core.Scope) (core.Switch, bool) {
 }
 
 func (c control) Switches() []core.Switch {
-	all := c.follower.State().Switches()
+	return fromSwitches(c.follower.State().Switches())
+}
+
+func (c control) Ramps() []core.Switch { return fromSwitches(c.follower.State().Ramps()) }
+
+func fromSwitches(all []*automationv1.Switch) []core.Switch {
 	list := make([]core.Switch, len(all))
 	for i, m := range all {
 		list[i] = api.FromSwitch(m)

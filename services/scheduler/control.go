@@ -104,7 +104,7 @@ func switchOf(sw *automationv1.Switch) (core.Switch, bool) {
 	}
 	converted := core.Switch{Scope: scope, Verb: verb, To: priority(sw.GetTo()), Sequence: sw.GetSequence()}
 	if verb == core.Resume {
-		converted.Rate, converted.At = sw.GetRampRate(), sw.GetAt().AsTime()
+		converted.Rate, converted.At = sw.GetRampRate(), sw.GetAt().AsTime() // no time is 1970: the ramp is over
 	}
 	if sw.GetUntil() != nil {
 		converted.Until = sw.GetUntil().AsTime()

@@ -174,6 +174,9 @@ func thrownRows(done string, s *automationv1.Switch, p *automationv1.Proof, pre 
 		if done == "held" {
 			rowf(w, "until\t%s\n", until(s))
 		}
+		if s.GetRampRate() > 0 {
+			rowf(w, "comes back\tat %g jobs/s, doubled every 10s\n", s.GetRampRate())
+		}
 		rowf(w, "waiting\t%d jobs, %d bytes\n", pre.GetJobs(), pre.GetBytes())
 		rowf(w, "running\t%d\n", p.GetRunning())
 		rowf(w, "sequence\t%d\n", p.GetSequence())

@@ -170,11 +170,11 @@ func TestMeasureReadsProc(t *testing.T) {
 	if _, ok := parseUsage(nil, nil); ok {
 		t.Error("nothing was measured")
 	}
-	if busy, ok := parseBusy([]byte("cpu  100 20 3 9000 77 55 66 4 0 0\ncpu0 1 1 1 1 1 1 1 1\n")); !ok || busy != 1270*time.Millisecond {
+	if busy, ok := parseBusy([]byte("cpu  100 20 3 9000 77 55 66 4 0 0\ncpu0 1 1 1 1 1 1 1 1\nintr 1 2\n"), 1); !ok || busy != 1270*time.Millisecond {
 		t.Errorf("%v, %v", busy, ok)
 	}
-	for _, wrong := range []string{"", "cpu 1 2 3", "intr 1 2 3 4 5 6 7 8 9", "cpu a b c d e f g h"} {
-		if _, ok := parseBusy([]byte(wrong)); ok {
+	for _, wrong := range []string{"", "cpu 1 2 3\ncpu0", "intr 1 2 3 4 5 6 7 8 9\ncpu0", "cpu a b c d e f g h\ncpu0", "cpu 1 2 3 4 5 6 7 8", "cpu 1 2 3 4 5 6 7 8\ncpu0\ncpu1"} {
+		if _, ok := parseBusy([]byte(wrong), 1); ok {
 			t.Errorf("%q was measured", wrong)
 		}
 	}

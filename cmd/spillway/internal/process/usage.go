@@ -3,6 +3,7 @@ package process
 import (
 	"bytes"
 	"os"
+	"runtime"
 	"strconv"
 	"time"
 )
@@ -20,20 +21,28 @@ type Usage struct {
 const clockTick = 10 * time.Millisecond
 
 // Busy is the time that all processes of the machine have taken on all its cores, and that a host took from them. It reports false where there is
-// no /proc.
+// no /proc, and where this process may not use all cores: then it says nothing about those that it may use.
 func Busy() (time.Duration, bool) {
 	stat, err := os.ReadFile("/proc/stat")
 	if err != nil {
 		return 0, false
 	}
-	return parseBusy(stat)
+	return parseBusy(stat, runtime.NumCPU())
 }
 
 // parseBusy adds user, nice, system and steal. Interrupts are nobody's: no process's usage has them.
-func parseBusy(stat []byte) (time.Duration, bool) {
-	line, _, _ := bytes.Cut(stat, []byte("\n"))
+func parseBusy(stat []byte, cores int) (time.Duration, bool) {
+	line, rest, _ := bytes.Cut(stat, []byte("\n"))
 	f := bytes.Fields(line)
 	if len(f) < 9 || string(f[0]) != "cpu" {
+		return 0, false
+	}
+	for line := range bytes.Lines(rest) {
+		if bytes.HasPrefix(line, []byte("cpu")) {
+			cores--
+		}
+	}
+	if cores != 0 {
 		return 0, false
 	}
 	var busy time.Duration

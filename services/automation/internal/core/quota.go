@@ -22,6 +22,7 @@ type Quota struct {
 // Bounds of quotas. Beyond them the engine's arithmetic in nanoseconds and bytes could overflow, and nobody has such a source.
 const (
 	maxRate         = 1e6
+	minRamp         = 0.01 // of a resume: what begins slower is not free again when its ramp is over
 	maxCount        = 1_000_000
 	maxBacklogJobs  = 1e12
 	maxBacklogBytes = 1e15

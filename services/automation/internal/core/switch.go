@@ -142,7 +142,7 @@ func (o Order) Validate() *Refusal {
 	add(o.Reason != "" && prose(o.Reason, maxReason), "reason", "must be 1 to 512 bytes, without control characters")
 	add(o.TTL >= 0 && o.TTL <= MaxTTL, "ttl", "must be above 0 and at most 30 days")
 	add(o.TTL == 0 || !o.UntilResumed, "ttl", "excludes until_resumed")
-	add(o.Ramp >= 0 && o.Ramp <= maxRate, "ramp_rate", "must be 0 to 1,000,000 a second")
+	add(o.Ramp == 0 || o.Ramp >= minRamp && o.Ramp <= maxRate, "ramp_rate", "must be 0, or 0.01 to 1,000,000 a second")
 	if o.CancelRunning {
 		wrong = append(wrong, Violation{"cancel_running", "is not available yet"})
 	}

@@ -18,6 +18,8 @@ type Control interface {
 	Switch(scope core.Scope) (core.Switch, bool)
 	// Switches returns all switches that nobody ended, by scope, also those whose time is over.
 	Switches() []core.Switch
+	// Ramps returns the resumes that asked for a rate, by scope, also those whose ramp is over.
+	Ramps() []core.Switch
 	// Requested finds an accepted change by its request id.
 	Requested(id string) (sequence int64, ok bool)
 	// Append writes a change and reads it back. repeated: it had been made before, at sequence. An error is a *core.Refusal.

@@ -77,6 +77,19 @@ func (r *Room) sweep(ctx context.Context, now time.Time) {
 			return // the log is away: the next tick tries again
 		}
 	}
+	for _, s := range r.control.Ramps() { // each is over after minutes, and would keep its place in the state
+		if now.Sub(s.At) < keepExpired {
+			continue
+		}
+		_, _, err := r.append(ctx, core.Change{
+			RequestID: "removed-ramp-" + strconv.FormatInt(s.Sequence, 10), Actor: system, Reason: "its ramp is over", At: now,
+			Clear: &core.Switch{Scope: s.Scope}, Expected: s.Sequence,
+		})
+		if err != nil && ctx.Err() == nil {
+			r.log.WarnContext(ctx, "a ramp that is over was not removed", slog.Int64("sequence", s.Sequence), slog.Any("error", err))
+			return
+		}
+	}
 }
 
 // Source returns a source.

@@ -17,6 +17,7 @@ import (
 type log struct {
 	mu       sync.Mutex
 	switches []core.Switch
+	ramps    []core.Switch
 	changes  []core.Change
 	away     error
 }
@@ -31,6 +32,12 @@ func (l *log) Switches() []core.Switch {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.switches
+}
+
+func (l *log) Ramps() []core.Switch {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ramps
 }
 
 func (l *log) Requested(id string) (sequence int64, ok bool) {
@@ -59,7 +66,7 @@ func (l *log) Append(_ context.Context, c core.Change) (int64, bool, error) {
 	}
 	l.changes = append(l.changes, c)
 	if c.Clear != nil {
-		l.switches = nil
+		l.switches, l.ramps = nil, nil
 	}
 	return int64(len(l.changes) - 1), false, nil
 }
@@ -109,6 +116,28 @@ func TestExpiredIsNotedOnceAndRemovedLater(t *testing.T) {
 		}
 		time.Sleep(24 * time.Hour)
 		if got := l.written(); len(got) != 2 || got[1].Clear == nil || got[1].Expected != 41 {
+			t.Fatalf("got %+v", got)
+		}
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestRampIsRemovedLater: a ramp is over after minutes; a day later it leaves the state, or it would keep a place there for ever.
+func TestRampIsRemovedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &log{ramps: []core.Switch{{Scope: core.Scope{Kind: core.OfSource, Source: "crm"}, Verb: core.Resume, Ramp: 10, At: time.Now(), Sequence: 41}}}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- New(l, alone{}, slog.New(slog.DiscardHandler)).Run(ctx) }()
+		time.Sleep(keepExpired - time.Second)
+		if got := l.written(); len(got) > 0 {
+			t.Fatalf("removed too early: %+v", got)
+		}
+		time.Sleep(time.Hour)
+		if got := l.written(); len(got) != 1 || got[0].Clear == nil || got[0].Clear.Ramp != 0 || got[0].Expected != 41 || got[0].Actor != system {
 			t.Fatalf("got %+v", got)
 		}
 		stop()

@@ -320,6 +320,9 @@ func (e *Engine) grant(t moment, p *pool, ch choice, w *worker, ticket bool) Act
 	j.lease.charged = j.strand.pair.estimate()
 	l.charge(q, j.lease.charged)
 	p.bands[l.prio].v = tag
+	if j.FromLane {
+		j.strand.pair.drawn++
+	}
 	f := q.flow
 	f.limit.take(t)
 	f.src.limit.take(t)

@@ -44,10 +44,13 @@ type RetryPolicy struct {
 	Multiplier  float64       // 0 = 2
 }
 
-// within is the quota while work comes back at a rate; 0 = no ramp.
+// within is the quota while work comes back at a rate, in the small bursts of a ramp also where the quota's rate is the lower one; 0 = no ramp.
 func (q Quota) within(rate float64) Quota {
-	if rate == 0 || q.Rate != nil && *q.Rate <= rate {
+	if rate == 0 {
 		return q
+	}
+	if q.Rate != nil {
+		rate = min(rate, *q.Rate)
 	}
 	burst := ramp.Burst(rate)
 	if q.Burst != nil {
@@ -157,6 +160,9 @@ func (q *Quota) check() error {
 	return nil
 }
 
+// rampGrid is when ramps rise: whole seconds, so that many of them cost one commit a second.
+const rampGrid = time.Second
+
 // index is the control state's effect at a time, and when time alone changes it next: a switch expires, a ramp rises.
 func (e *Engine) index(t moment, c Control) (effects, moment) {
 	x := effects{
@@ -177,7 +183,7 @@ func (e *Engine) index(t moment, c Control) (effects, moment) {
 			if rate == 0 {
 				continue
 			}
-			s.Rate, next = rate, min(next, t+rises-after)
+			s.Rate, next = rate, min(next, (t+rises-after+rampGrid-1).Truncate(rampGrid))
 		}
 		switch s.Scope.Kind {
 		case ScopeSource:
@@ -217,7 +223,7 @@ func (e *Engine) commit(t moment, c Control) Changes {
 		}
 		scope := Scope{Kind: ScopeSource, Source: name}
 		changes.note(scope, held, s.held, top != s.ceiling)
-		resort := top != s.ceiling
+		resort, stopped := top != s.ceiling, s.held
 		for _, tenant := range sortedKeys(s.flows) {
 			f := s.flows[tenant]
 			held, top := f.held, f.ceiling
@@ -226,6 +232,7 @@ func (e *Engine) commit(t moment, c Control) Changes {
 			resort = resort || top != f.ceiling
 			if f.held || s.held {
 				e.clear(t, f)
+				stopped = true
 			}
 		}
 		if s.held != held {
@@ -237,7 +244,9 @@ func (e *Engine) commit(t moment, c Control) Changes {
 		if resort {
 			e.resortSource(t, s)
 		}
-		e.recall(s)
+		if stopped {
+			e.recall(s)
+		}
 	}
 	return changes
 }
@@ -284,7 +293,7 @@ func (e *Engine) govern(t moment, s *source) bool {
 	if sw.Verb == Demote {
 		s.ceiling = min(s.ceiling, sw.To)
 	}
-	s.limit.set(p.Quota.within(sw.Rate))
+	s.limit.set(t, p.Quota.within(sw.Rate))
 	e.checkSource(t, s)
 	return changed
 }
@@ -311,7 +320,7 @@ func (e *Engine) governFlow(t moment, f *flow) {
 		}
 		q = q.within(sw.Rate)
 	}
-	f.limit.set(q)
+	f.limit.set(t, q)
 	e.check(t, f)
 }
 

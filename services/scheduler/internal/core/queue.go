@@ -69,7 +69,9 @@ type limiter struct {
 	claimed  int32  // of a source: leases that the former owner handed over, whose jobs were not read yet
 }
 
-func (l *limiter) set(q Quota) {
+// set makes q the limit from t on. What was granted before is paid for at the new rate: a rate that rises shortens the wait that is left.
+func (l *limiter) set(t moment, q Quota) {
+	was, owed := l.interval, max(0, l.tat-t)
 	l.rated, l.capped = q.Rate != nil, q.Concurrency != nil
 	l.limited = l.rated || l.capped
 	l.interval, l.slack, l.cap = 0, 0, 0
@@ -79,13 +81,21 @@ func (l *limiter) set(q Quota) {
 	if !l.rated || *q.Rate <= 0 {
 		return
 	}
-	l.interval = max(1, time.Duration(float64(time.Second) / *q.Rate))
+	l.interval = max(1, time.Duration(min(float64(time.Second) / *q.Rate, float64(longestInterval))))
 	burst := max(1, *q.Rate)
 	if q.Burst != nil {
 		burst = float64(max(1, *q.Burst))
 	}
-	l.slack = time.Duration((burst - 1) * float64(l.interval))
+	l.slack = time.Duration(min((burst-1)*float64(l.interval), float64(longestInterval)))
+	if was == 0 {
+		l.tat = min(l.tat, t+l.slack+l.interval)
+	} else if was != l.interval {
+		l.tat = min(t+time.Duration(float64(owed)*(float64(l.interval)/float64(was))), t+l.slack+l.interval)
+	}
 }
+
+// longestInterval keeps sums of what slow rates make within a moment.
+const longestInterval = 365 * 24 * time.Hour
 
 // ready says when the next grant may be, now if ≤ t, and what stands in its way.
 func (l *limiter) ready(t moment) (moment, WaitCause) {
@@ -173,6 +183,7 @@ type pair struct {
 	whole    bool
 	running  int
 	unread   int // FromLane jobs queued or waiting
+	drawn    int // FromLane jobs granted since it was looked at last whether to read
 	lane     LaneState
 	laneLine *line // that the lane's backlog is counted in
 	laneJobs int64

@@ -25,8 +25,9 @@ func TestWithin(t *testing.T) {
 		{"a slow one", Quota{}, 2, 2, 2},
 		{"below the quota", Quota{Rate: rate(100)}, 40, 40, 2},
 		{"below the quota, whose burst is smaller", Quota{Rate: rate(10000), Burst: burst(7)}, 2000, 2000, 7},
-		{"above the quota", Quota{Rate: rate(5), Burst: burst(3)}, 40, 5, 3},
-		{"nothing may run", Quota{Rate: rate(0)}, 40, 0, 0},
+		{"above the quota, in small bursts", Quota{Rate: rate(1000)}, 2000, 1000, 50},
+		{"above the quota", Quota{Rate: rate(5), Burst: burst(3)}, 40, 5, 2},
+		{"nothing may run", Quota{Rate: rate(0)}, 40, 0, 2},
 	} {
 		q := c.quota.within(c.ramp)
 		if (q.Rate == nil) != (c.rate == 0 && c.quota.Rate == nil) || q.Rate != nil && *q.Rate != c.rate || q.Burst != nil && *q.Burst != c.burst || q.Burst == nil && c.burst != 0 {
@@ -41,7 +42,7 @@ func TestResumeRamps(t *testing.T) {
 	outer := t
 	rapid.Check(t, func(t *rapid.T) {
 		scope := rapid.SampledFrom([]Scope{{Kind: ScopeSource, Source: "s"}, {Kind: ScopeTenant, Tenant: "x"}, {Kind: ScopeFlow, Source: "s", Tenant: "x"}}).Draw(t, "scope")
-		rate := rapid.SampledFrom([]float64{.5, 3, 16, 30}).Draw(t, "rate")
+		rate := rapid.SampledFrom([]float64{.05, .5, 3, 16, 30}).Draw(t, "rate")
 		thrown := rapid.SampledFrom([]time.Duration{-15 * time.Second, 0, 40 * time.Millisecond, 3 * time.Second}).Draw(t, "thrown")
 		b := newBench(outer, Config{TTL: time.Hour}) // no job ends
 		b.join(10_000)
@@ -81,7 +82,7 @@ func TestResumeRamps(t *testing.T) {
 					}
 				}
 			}
-			if d := b.now.Sub(begun); float64(len(at)) < now*d.Seconds()-2 {
+			if d := b.now.Sub(begun); float64(len(at)) < now*(d-rampGrid/2).Seconds()-2 { // half of it at half the rate
 				t.Fatalf("%d grants in %v at %g/s", len(at), d, now)
 			}
 			step() // the rate rises in it
@@ -106,4 +107,96 @@ func TestRampSpills(t *testing.T) {
 		b.offer(b.job("s", "x"), Queue, "")
 	}
 	b.offer(b.job("s", "x"), Spill, ReasonOverRate)
+}
+
+// TestSlowRampIsPaidForAtTheNewRate: with two jobs at 0.01/s nothing would start for 200 s, and then everything. It also ends: what the quota allows
+// is allowed when the ramp is over, at its end and after ramp.Longest.
+func TestSlowRampIsPaidForAtTheNewRate(t *testing.T) {
+	b := newBench(t, Config{})
+	b.join(64)
+	quota := Policy{MaxPriority: Critical, Quota: Quota{Rate: new(float64)}}
+	*quota.Quota.Rate = 100
+	begun := b.now
+	control := Control{
+		Sources:  map[string]Policy{"s": quota},
+		Switches: []Switch{{Scope: Scope{Kind: ScopeSource, Source: "s"}, Verb: Resume, Rate: .01, At: begun}},
+	}
+	if _, err := b.e.Apply(b.now, control); err != nil {
+		t.Fatal(err)
+	}
+	waiting, total := 0, 0
+	until := func(after time.Duration) int {
+		for b.now.Before(begun.Add(after)) {
+			for ; waiting < 16; waiting++ {
+				j := b.job("s", "x")
+				j.FromLane = true
+				b.offer(j, Queue, "")
+			}
+			b.wait(10 * time.Millisecond)
+			for _, l := range b.grants() {
+				b.e.Settled(b.now, l.Job.ID, b.e.Done(b.now, "w", Result{Token: l.Token, JobID: l.Job.ID, Kind: Success}).Token)
+				waiting, total = waiting-1, total+1
+			}
+			b.e.Credit(b.now, "w", 64, int64(total))
+		}
+		return total
+	}
+	// 0.01 × (2ⁿ − 1) × 10 s jobs in n steps, and the burst.
+	for _, c := range []struct {
+		steps     int
+		low, high int
+	}{{5, 3, 6}, {7, 12, 17}, {10, 98, 107}, {12, 400, 418}} {
+		if n := until(time.Duration(c.steps) * ramp.Step); n < c.low || n > c.high {
+			t.Errorf("%d jobs in %d steps, want %d to %d", n, c.steps, c.low, c.high)
+		}
+	}
+	before := until(20 * ramp.Step) // the ramp is above the quota
+	if n := until(21*ramp.Step) - before; n < 980 || n > 1010 {
+		t.Errorf("%d jobs in 10 s of a quota of 100/s", n)
+	}
+	before = until(ramp.Longest)
+	if n := until(ramp.Longest+10*time.Second) - before; n < 980 || n > 1110 {
+		t.Errorf("%d jobs in the first 10 s after the ramp with a quota of 100/s", n)
+	}
+}
+
+// Where ramps overlap the slowest counts, and a tenant's hold is a hold under its source's ramp.
+func TestRampsOverlap(t *testing.T) {
+	for name, c := range map[string]struct {
+		over      Switch
+		low, high int
+	}{
+		"a slower one":   {Switch{Verb: Resume, Rate: 2}, 18, 22},
+		"a faster one":   {Switch{Verb: Resume, Rate: 50}, 98, 102},
+		"a hold":         {Switch{Verb: Hold}, 0, 0},
+		"a demotion":     {Switch{Verb: Demote, To: Bulk}, 98, 102},
+		"one that ended": {Switch{Verb: Resume, Rate: 2, At: origin.Add(-time.Hour)}, 98, 102},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, Config{TTL: time.Hour})
+			b.join(1000)
+			c.over.Scope = Scope{Kind: ScopeTenant, Tenant: "x"}
+			if c.over.At.IsZero() {
+				c.over.At = b.now
+			}
+			of := Switch{Scope: Scope{Kind: ScopeSource, Source: "s"}, Verb: Resume, Rate: 10, At: b.now}
+			if _, err := b.e.Apply(b.now, Control{Switches: []Switch{of, c.over}}); err != nil {
+				t.Fatal(err)
+			}
+			total, waiting := 0, 0
+			for range 999 { // until the first step
+				for ; waiting < 16 && c.over.Verb != Hold; waiting++ {
+					j := b.job("s", "x")
+					j.FromLane = true
+					b.offer(j, Queue, "")
+				}
+				b.wait(10 * time.Millisecond)
+				n := len(b.grants())
+				total, waiting = total+n, waiting-n
+			}
+			if total < c.low || total > c.high {
+				t.Errorf("%d jobs in 10 s, want %d to %d", total, c.low, c.high)
+			}
+		})
+	}
 }

@@ -10,7 +10,7 @@ const (
 	// is half full (architecture.md §6.6).
 	oldest        = 30 * time.Second
 	crowdedOldest = time.Second
-	// A lane's jobs in memory: twice what runs, within these.
+	// A lane's jobs in memory: twice what runs or ran in a tick, within these.
 	minRead      = 16
 	maxRead      = 256
 	maxReadBytes = 256 << 10
@@ -348,7 +348,9 @@ func (e *Engine) reads(t moment) []LaneRead {
 		if p.src.held || t < p.readAt || e.shards[p.src.shard] == nil {
 			continue
 		}
-		want := min(max(minRead, 2*p.running), maxRead)
+		// Twice what runs, and twice what ended since the last tick: jobs that take no time are never seen running.
+		want := min(max(minRead, 2*p.running, 2*p.drawn), maxRead)
+		p.drawn = 0
 		if e.bytes > e.cfg.Memory { // over budget: one at a time, so that every flow moves on
 			want = 1
 		}

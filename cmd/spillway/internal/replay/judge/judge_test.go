@@ -87,7 +87,7 @@ func TestEveryFigureCanBreakItsPromise(t *testing.T) {
 		{"3", "held after 1.0 s", func(r *Report) { r.Switch.HoldMS = 1001 }},
 		{"3", "1 started after", func(r *Report) { r.Switch.StartedAfterHold = 1 }},
 		{"3", "21001 within 10s", func(r *Report) { *r.Switch.StartedInRamp = 21_001 }},
-		{"3", "0 within 10s", func(r *Report) { *r.Switch.StartedInRamp = 0 }},
+		{"3", "9999 within 10s", func(r *Report) { *r.Switch.StartedInRamp = 9_999 }},
 		{"6", "11.1 ms in the flood", func(r *Report) { r.Notifications.Flood.P99 = 11.1 }},
 		{"6", "0.0 ms in the flood", func(r *Report) { r.Notifications.Flood = Spread{} }},
 		{"6", "3 of 188000 missing", func(r *Report) { r.Notifications.Missing = 3 }},

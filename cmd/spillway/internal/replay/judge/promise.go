@@ -23,8 +23,9 @@ var names = map[string]string{
 const (
 	// holdLimit is what a hold may take at most, in ms.
 	holdLimit = 1000
-	// rampLimit is how many of the flooder's jobs may start in RampTime after the resume: a twentieth beyond its rate.
-	rampLimit = int(Ramp * (RampTime / time.Second) * 21 / 20)
+	// Of the flooder's jobs half of what the ramp's rate is must start in RampTime after the resume, and may no more than a twentieth beyond it.
+	rampLeast = int(Ramp*(RampTime/time.Second)) / 2
+	rampLimit = int(Ramp*(RampTime/time.Second)) * 21 / 20
 	// throughput is the part of the tenants' jobs that must be done.
 	throughput = 0.95
 )
@@ -118,7 +119,7 @@ func (r *Report) stopped() {
 		text := fmt.Sprintf("%s named after %s, held after %s (at most %s), %d started after the answer",
 			r.Flood.Source, ms(*r.Flood.NamedAfter), ms(s.HoldMS), ms(holdLimit), s.StartedAfterHold)
 		if n := s.StartedInRamp; n != nil {
-			held = held && *n > 0 && *n <= rampLimit
+			held = held && *n >= rampLeast && *n <= rampLimit
 			text += fmt.Sprintf("; %d within %v of the resume at %d/s", *n, RampTime, Ramp)
 		}
 		r.found(stopped, held, "%s", text)

@@ -32,7 +32,7 @@ const (
 	// TextBytes pads a notification to the size of a message with a name and a
 	// few lines of text.
 	TextBytes = 400
-	// Ramp is the rate at which the flooder is asked to come back, for RampTime.
+	// Ramp is the rate at which the flooder is asked to come back, which it is for RampTime: then the product doubles it.
 	Ramp     = 2_000
 	RampTime = 10 * time.Second
 )

@@ -823,9 +823,10 @@ type ResumeRequest struct {
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Set by the caller: the same id resumes once. At most 64 bytes. Absent: one is made.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Set by the caller: jobs per second to come back with, up to 1,000,000. It doubles every 10 s, counted from the resume, until it is more than the
-	// quota; a ramp is over at 1,000,000/s and after 10 minutes. On a tenant, each of its flows comes back so. Another switch on the scope ends it.
-	// 0: as the quota allows.
+	// Set by the caller: jobs per second to come back with, 0.01 to 1,000,000. It doubles every 10 s, counted from at of the resume, until it is more than
+	// the quota; a ramp is over at 1,000,000/s and after 10 minutes. On a tenant, each of its flows comes back so. Another switch on the scope ends the
+	// ramp: a hold stops it half-way, a demotion lets everything else come as the quota allows, a resume with a rate begins anew with that rate,
+	// also where nothing is held. 0: as the quota allows.
 	RampRate      float64 `protobuf:"fixed64,4,opt,name=ramp_rate,json=rampRate,proto3" json:"ramp_rate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -1492,7 +1492,7 @@ type ClearSwitch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Exactly the scope of the switch.
 	Scope *v11.Scope `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
-	// Jobs per second to come back with. 0: as the quota allows.
+	// Jobs per second to come back with, as in ResumeRequest, counted from at of the command, by the clock of whoever wrote it. 0: as the quota allows.
 	RampRate      float64 `protobuf:"fixed64,2,opt,name=ramp_rate,json=rampRate,proto3" json:"ramp_rate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

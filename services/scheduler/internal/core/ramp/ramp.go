@@ -25,7 +25,7 @@ const (
 // Rate is the rate, in jobs a second, after a time since the resume that asked for begin, and the time at which it rises next; zeros when the
 // ramp is over. after is not negative: where clocks differ, a resume of the future has just come.
 func Rate(begin float64, after time.Duration) (rate float64, rises time.Duration) {
-	if after > Longest {
+	if after >= Longest {
 		return 0, 0
 	}
 	steps := after / Step
