@@ -2,6 +2,7 @@ package replay
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,28 +14,18 @@ import (
 const (
 	// publishTimeout outlasts the notifier's own deadline for a produce.
 	publishTimeout = 25 * time.Second
-	// underWay is how many calls of a source are on their way at most, as in the
-	// SDK: one goes there while another's answer comes back.
-	underWay = 2
 	// maxPosts is the most of one PublishBatch: 500 of half a KiB.
 	maxPosts = 500
 )
 
-// poster publishes as the SDK enqueues: two calls of a source are on their way,
-// and what is asked for meanwhile is the next batch. Sources do not wait for each
-// other.
+// poster publishes in batches: one call of a source is on its way, and what is
+// asked for meanwhile is the next. Sources do not wait for each other.
 type poster struct {
 	to notifierv1.NotifierServiceClient
 
 	mu    sync.Mutex
-	lines map[string]*queue // by source with a call on its way
+	lines map[string][]post // of sources with a call on its way: who waits for the next, at most the running handlers
 	calls sync.WaitGroup
-}
-
-// queue is a source's: who waits for the next call, at most the running handlers.
-type queue struct {
-	underWay int
-	waiting  []post
 }
 
 type post struct {
@@ -47,15 +38,10 @@ func (p *poster) publish(ctx context.Context, request *notifierv1.PublishRequest
 	done := make(chan error, 1)
 	source := request.GetSource()
 	p.mu.Lock()
-	q := p.lines[source]
-	if q == nil {
-		q = &queue{}
-		p.lines[source] = q
-	}
-	q.waiting = append(q.waiting, post{request, done})
-	if q.underWay < underWay {
-		q.underWay++
-		p.calls.Go(func() { p.run(source, q) })
+	line, busy := p.lines[source]
+	p.lines[source] = append(line, post{request, done})
+	if !busy {
+		p.calls.Go(func() { p.run(source) })
 	}
 	p.mu.Unlock()
 	select {
@@ -67,19 +53,17 @@ func (p *poster) publish(ctx context.Context, request *notifierv1.PublishRequest
 }
 
 // run sends batches of a source until nothing waits.
-func (p *poster) run(source string, q *queue) {
+func (p *poster) run(source string) {
 	for {
 		p.mu.Lock()
-		batch := q.waiting
+		batch := p.lines[source]
 		if len(batch) == 0 {
-			if q.underWay--; q.underWay == 0 {
-				delete(p.lines, source)
-			}
+			delete(p.lines, source)
 			p.mu.Unlock()
 			return
 		}
-		q.waiting = batch[min(len(batch), maxPosts):]
-		batch = batch[:len(batch)-len(q.waiting)]
+		p.lines[source] = slices.Clone(batch[min(len(batch), maxPosts):])
+		batch = batch[:len(batch)-len(p.lines[source])]
 		p.mu.Unlock()
 		p.send(batch)
 	}

@@ -90,7 +90,7 @@ func (p *product) open() error {
 		return fmt.Errorf("dial notifier: %w", err)
 	}
 	p.conns = append(p.conns, conn)
-	p.posts = &poster{to: notifierv1.NewNotifierServiceClient(conn), lines: make(map[string]*queue)}
+	p.posts = &poster{to: notifierv1.NewNotifierServiceClient(conn), lines: make(map[string][]post)}
 	return nil
 }
 
