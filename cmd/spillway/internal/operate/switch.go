@@ -103,7 +103,7 @@ func resume() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&req.Reason, "reason", "", "why (required)")
 	f.StringVar(&req.RequestId, "request-id", "", "the same id resumes once")
-	f.Float64Var(&req.RampRate, "rate", 0, "jobs per second to come back with, doubled every 10s; 0: as the quota allows")
+	f.Float64Var(&req.RampRate, "rate", 0, "jobs per second to come back with, each flow of a tenant, doubled every 10s; 0: as the quota allows")
 	registerThrow(cmd, &breakGlass)
 	return cmd
 }
@@ -175,7 +175,11 @@ func thrownRows(done string, s *automationv1.Switch, p *automationv1.Proof, pre 
 			rowf(w, "until\t%s\n", until(s))
 		}
 		if s.GetRampRate() > 0 {
-			rowf(w, "comes back\tat %g jobs/s, doubled every 10s\n", s.GetRampRate())
+			each := ""
+			if s.GetScope().GetTenant() != "" {
+				each = " for each of its flows"
+			}
+			rowf(w, "comes back\tat %g jobs/s%s, doubled every 10s\n", s.GetRampRate(), each)
 		}
 		rowf(w, "waiting\t%d jobs, %d bytes\n", pre.GetJobs(), pre.GetBytes())
 		rowf(w, "running\t%d\n", p.GetRunning())

@@ -62,18 +62,19 @@ func (s *sampler) look() {
 
 // mark is how busy the machine has been by now, and how much of it was this run's.
 type mark struct {
-	at        time.Time
-	busy, own time.Duration
-	ok        bool
+	at   time.Time
+	busy time.Duration
+	own  map[int]time.Duration // by process
+	ok   bool
 }
 
 // mark looks at all processes of the run, and at the machine.
 func (s *sampler) mark() (m mark) {
-	m.at = time.Now()
+	m.at, m.own = time.Now(), make(map[int]time.Duration)
 	m.busy, m.ok = process.Busy()
 	for _, pid := range append([]int{os.Getpid()}, pids(s.of())...) {
 		u, ok := process.Measure(pid)
-		m.own, m.ok = m.own+u.CPU, m.ok && ok
+		m.own[pid], m.ok = u.CPU, m.ok && ok
 	}
 	return m
 }
@@ -85,13 +86,22 @@ func pids(list []readyfile.Process) (pids []int) {
 	return pids
 }
 
-// others is the part of all cores that other processes took between two marks, in percent; nil where that cannot be read.
+// others is the part of all cores that other processes took between two marks, in percent; nil where that cannot be read, and when a process was
+// started again meanwhile: what it had taken before is known to nobody.
 func others(from, to mark) *float64 {
 	d := to.at.Sub(from.at) * time.Duration(runtime.NumCPU())
-	if !from.ok || !to.ok || d <= 0 || to.own < from.own { // a process that was started again has lost its past
+	if !from.ok || !to.ok || d <= 0 || len(from.own) != len(to.own) {
 		return nil
 	}
-	share := math.Round(100 * max(0, (to.busy-from.busy)-(to.own-from.own)).Seconds() / d.Seconds())
+	rest := to.busy - from.busy
+	for pid, used := range to.own {
+		before, was := from.own[pid]
+		if !was {
+			return nil
+		}
+		rest -= used - before
+	}
+	share := math.Round(100 * max(0, rest).Seconds() / d.Seconds())
 	return &share
 }
 

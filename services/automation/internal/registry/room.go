@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +25,8 @@ const (
 	sweepEvery = time.Second
 	// keepExpired is how long a switch stays in the state after its time: owners go by their own clocks, and no clock is a day off.
 	keepExpired = 24 * time.Hour
+	// keepRamp is the same of a resume that asked for a rate: its ramp lasts minutes, and a script may throw thousands.
+	keepRamp = time.Hour
 	// system is the actor of what nobody asked for.
 	system = "spillway"
 )
@@ -78,7 +81,7 @@ func (r *Room) sweep(ctx context.Context, now time.Time) {
 		}
 	}
 	for _, s := range r.control.Ramps() { // each is over after minutes, and would keep its place in the state
-		if now.Sub(s.At) < keepExpired {
+		if now.Sub(s.At).Abs() < keepRamp { // one of a clock that is wrong has no ramp either
 			continue
 		}
 		_, _, err := r.append(ctx, core.Change{
@@ -237,7 +240,7 @@ func (r *Room) Throw(ctx context.Context, o core.Order) (core.Thrown, error) {
 		return core.Thrown{}, core.NotRead()
 	}
 	standing, stands := r.control.Switch(o.Scope)
-	if _, known := r.control.Source(o.Scope.Source); !known && o.Scope.Kind != core.OfTenant && (o.Verb != core.Resume || !stands) {
+	if _, known := r.control.Source(o.Scope.Source); !known && o.Scope.Kind != core.OfTenant && (o.Verb != core.Resume || !stands && r.ramp(o.Scope) == nil) {
 		return core.Thrown{}, core.NoSource(o.Scope.Source)
 	}
 	t := core.Thrown{Preview: core.PreviewOf(o.Scope, r.fleet.Backlogs(), standing.Sequence)}
@@ -280,13 +283,26 @@ func (r *Room) Throw(ctx context.Context, o core.Order) (core.Thrown, error) {
 // again finds the switch that a repeated request had thrown. If something else is there now, answering OK would be a lie about the present.
 func (r *Room) again(s core.Switch) (core.Switch, error) {
 	now, stands := r.control.Switch(s.Scope)
-	switch {
+	switch ramp := r.ramp(s.Scope); {
+	case s.Verb == core.Resume && ramp != nil && ramp.Sequence == s.Sequence:
+		return *ramp, nil
+	case s.Verb == core.Resume && ramp != nil:
+		return core.Switch{}, core.Stale("the request was carried out before, and another resume has come since", ramp.Sequence)
 	case s.Verb == core.Resume && !stands:
 		return s, nil
 	case s.Verb != core.Resume && stands && now.Sequence == s.Sequence:
 		return now, nil
 	}
 	return core.Switch{}, core.Stale("the request was carried out before, and another switch has come since", now.Sequence)
+}
+
+// ramp is the resume with a rate on exactly a scope, also when its ramp is over; nil: there is none.
+func (r *Room) ramp(on core.Scope) *core.Switch {
+	all := r.control.Ramps()
+	if i := slices.IndexFunc(all, func(s core.Switch) bool { return s.Scope == on }); i >= 0 {
+		return &all[i]
+	}
+	return nil
 }
 
 // prove waits until a change is in force everywhere. It takes at most core.GrantsEnd.

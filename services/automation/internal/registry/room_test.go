@@ -125,14 +125,14 @@ func TestExpiredIsNotedOnceAndRemovedLater(t *testing.T) {
 	})
 }
 
-// TestRampIsRemovedLater: a ramp is over after minutes; a day later it leaves the state, or it would keep a place there for ever.
+// TestRampIsRemovedLater: a ramp is over after minutes; an hour later it leaves the state, or it would keep a place there for ever.
 func TestRampIsRemovedLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &log{ramps: []core.Switch{{Scope: core.Scope{Kind: core.OfSource, Source: "crm"}, Verb: core.Resume, Ramp: 10, At: time.Now(), Sequence: 41}}}
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- New(l, alone{}, slog.New(slog.DiscardHandler)).Run(ctx) }()
-		time.Sleep(keepExpired - time.Second)
+		time.Sleep(keepRamp - time.Second)
 		if got := l.written(); len(got) > 0 {
 			t.Fatalf("removed too early: %+v", got)
 		}
@@ -143,6 +143,29 @@ func TestRampIsRemovedLater(t *testing.T) {
 		stop()
 		if err := <-done; err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// TestRepeatedResume: a repeated request answers with the ramp that is there, and not at all when another resume has come since.
+func TestRepeatedResume(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &log{}
+		room := New(l, alone{}, slog.New(slog.DiscardHandler))
+		order := core.Order{Scope: core.Scope{Kind: core.OfSource, Source: "crm"}, Verb: core.Resume, Reason: "r", RequestID: "x", Ramp: 10}
+		first, err := room.Throw(t.Context(), order)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.ramps = []core.Switch{{Scope: order.Scope, Verb: core.Resume, Ramp: 10, Sequence: first.Switch.Sequence}}
+		order.Ramp = 500
+		if again, err := room.Throw(t.Context(), order); err != nil || again.Switch.Ramp != 10 {
+			t.Errorf("repeated: %+v, %v", again.Switch, err)
+		}
+		l.ramps[0].Sequence++
+		_, err = room.Throw(t.Context(), order)
+		if refusal := (*core.Refusal)(nil); !errors.As(err, &refusal) || refusal.Reason != core.StaleRevision {
+			t.Errorf("repeated when another has come: %v", err)
 		}
 	})
 }

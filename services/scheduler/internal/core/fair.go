@@ -324,8 +324,9 @@ func (e *Engine) grant(t moment, p *pool, ch choice, w *worker, ticket bool) Act
 		j.strand.pair.drawn++
 	}
 	f := q.flow
-	f.limit.take(t)
-	f.src.limit.take(t)
+	for _, l := range [...]*limiter{&f.limit, &f.ramp, &f.src.limit, &f.src.ramp} {
+		l.take(t)
+	}
 	e.check(t, f)
 	if ticket {
 		w.setTickets(w.tickets - 1)

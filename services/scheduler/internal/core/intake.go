@@ -212,7 +212,7 @@ func (e *Engine) divert(t moment, j *Job, st *strand) (Verdict, bool) {
 		return Verdict{}, false
 	case (p.whole || st.spilling) && !j.Common:
 		return Verdict{Kind: Spill, Reason: ReasonSpilling}, true
-	case s.limit.delayed(t, s.queued), f.limit.delayed(t, f.queued):
+	case s.limit.delayed(t, s.queued), f.limit.delayed(t, f.queued), s.ramp.delayed(t, s.queued), f.ramp.delayed(t, f.queued):
 		why = ReasonOverRate
 	case s.limit.crowded(s.queued), f.limit.crowded(f.queued):
 		why = ReasonOverBusy

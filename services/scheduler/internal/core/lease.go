@@ -297,8 +297,9 @@ func (e *Engine) giveBack(t moment, j *Job, undo bool) {
 	f := j.strand.flow
 	took := 0.0
 	if undo {
-		f.limit.tat -= f.limit.interval
-		f.src.limit.tat -= f.src.limit.interval
+		for _, l := range [...]*limiter{&f.limit, &f.ramp, &f.src.limit, &f.src.ramp} {
+			l.refund()
+		}
 	} else {
 		took = (t - j.lease.start).Seconds()
 	}

@@ -44,22 +44,6 @@ type RetryPolicy struct {
 	Multiplier  float64       // 0 = 2
 }
 
-// within is the quota while work comes back at a rate, in the small bursts of a ramp also where the quota's rate is the lower one; 0 = no ramp.
-func (q Quota) within(rate float64) Quota {
-	if rate == 0 {
-		return q
-	}
-	if q.Rate != nil {
-		rate = min(rate, *q.Rate)
-	}
-	burst := ramp.Burst(rate)
-	if q.Burst != nil {
-		burst = min(burst, *q.Burst)
-	}
-	q.Rate, q.Burst = &rate, &burst
-	return q
-}
-
 // ScopeKind says what a switch is about.
 type ScopeKind uint8
 
@@ -178,9 +162,11 @@ func (e *Engine) index(t moment, c Control) (effects, moment) {
 			next = min(next, until)
 		}
 		if s.Verb == Resume {
-			after := max(0, e.start.Add(t).Sub(s.At))
+			after := e.start.Add(t).Sub(s.At)
+			soon := after > -ramp.Longest // else a clock is wrong, and the ramp would not rise
+			after = max(0, after)
 			rate, rises := ramp.Rate(s.Rate, after)
-			if rate == 0 {
+			if rate == 0 || !soon {
 				continue
 			}
 			s.Rate, next = rate, min(next, (t+rises-after+rampGrid-1).Truncate(rampGrid))
@@ -293,7 +279,10 @@ func (e *Engine) govern(t moment, s *source) bool {
 	if sw.Verb == Demote {
 		s.ceiling = min(s.ceiling, sw.To)
 	}
-	s.limit.set(t, p.Quota.within(sw.Rate))
+	if changed {
+		s.limit.set(p.Quota)
+	}
+	s.ramp.climb(t, sw.Rate)
 	e.checkSource(t, s)
 	return changed
 }
@@ -307,6 +296,8 @@ func (e *Engine) governFlow(t moment, f *flow) {
 	if f.tenant == "" { // work of no tenant is bounded by its source alone
 		q = Quota{}
 	}
+	f.limit.set(q)
+	slowest := 0.0 // rate of a ramp
 	f.held, f.ceiling = false, Critical
 	flow := e.control.flows[[2]string{f.src.name, f.tenant}]
 	all := Switch{}
@@ -318,9 +309,11 @@ func (e *Engine) governFlow(t moment, f *flow) {
 		if sw.Verb == Demote {
 			f.ceiling = min(f.ceiling, sw.To)
 		}
-		q = q.within(sw.Rate)
+		if sw.Rate > 0 && (slowest == 0 || sw.Rate < slowest) {
+			slowest = sw.Rate
+		}
 	}
-	f.limit.set(t, q)
+	f.ramp.climb(t, slowest)
 	e.check(t, f)
 }
 

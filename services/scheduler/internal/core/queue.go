@@ -6,6 +6,7 @@ import (
 
 	"github.com/spillway/spillway/services/scheduler/internal/core/dedupe"
 	"github.com/spillway/spillway/services/scheduler/internal/core/heap"
+	"github.com/spillway/spillway/services/scheduler/internal/core/ramp"
 )
 
 // state is where a job is in its life inside the engine.
@@ -69,9 +70,15 @@ type limiter struct {
 	claimed  int32  // of a source: leases that the former owner handed over, whose jobs were not read yet
 }
 
-// set makes q the limit from t on. What was granted before is paid for at the new rate: a rate that rises shortens the wait that is left.
-func (l *limiter) set(t moment, q Quota) {
-	was, owed := l.interval, max(0, l.tat-t)
+// longestInterval keeps sums of what slow rates make within a moment.
+const longestInterval = 365 * 24 * time.Hour
+
+// spacing is the time between grants at a rate above 0.
+func spacing(rate float64) time.Duration {
+	return max(1, time.Duration(min(float64(time.Second)/rate, float64(longestInterval))))
+}
+
+func (l *limiter) set(q Quota) {
 	l.rated, l.capped = q.Rate != nil, q.Concurrency != nil
 	l.limited = l.rated || l.capped
 	l.interval, l.slack, l.cap = 0, 0, 0
@@ -81,21 +88,29 @@ func (l *limiter) set(t moment, q Quota) {
 	if !l.rated || *q.Rate <= 0 {
 		return
 	}
-	l.interval = max(1, time.Duration(min(float64(time.Second) / *q.Rate, float64(longestInterval))))
+	l.interval = spacing(*q.Rate)
 	burst := max(1, *q.Rate)
 	if q.Burst != nil {
 		burst = float64(max(1, *q.Burst))
 	}
 	l.slack = time.Duration(min((burst-1)*float64(l.interval), float64(longestInterval)))
-	if was == 0 {
-		l.tat = min(l.tat, t+l.slack+l.interval)
-	} else if was != l.interval {
-		l.tat = min(t+time.Duration(float64(owed)*(float64(l.interval)/float64(was))), t+l.slack+l.interval)
-	}
 }
 
-// longestInterval keeps sums of what slow rates make within a moment.
-const longestInterval = 365 * 24 * time.Hour
+// climb makes a ramp's rate the limit from t on; 0 = no ramp. What was granted before is paid for at the new rate: two jobs at 0.01/s would
+// keep a ramp waiting for 200 s, and then everything would come.
+func (l *limiter) climb(t moment, rate float64) {
+	was := l.interval
+	*l = limiter{tat: l.tat}
+	if rate == 0 {
+		return
+	}
+	l.limited, l.rated, l.interval = true, true, spacing(rate)
+	l.slack = time.Duration(ramp.Burst(rate)-1) * l.interval
+	if owed := l.tat - t; owed > 0 && was > 0 {
+		l.tat = t + time.Duration(min(float64(owed)*float64(l.interval)/float64(was), float64(longestInterval)))
+	}
+	l.tat = min(l.tat, t+l.slack+l.interval)
+}
 
 // ready says when the next grant may be, now if ≤ t, and what stands in its way.
 func (l *limiter) ready(t moment) (moment, WaitCause) {
@@ -114,6 +129,16 @@ func (l *limiter) ready(t moment) (moment, WaitCause) {
 	return t, WaitUnspecified
 }
 
+// ready says when both limits let something start, and what stands in its way.
+func ready(t moment, quota, rising *limiter) (moment, WaitCause) {
+	at, cause := quota.ready(t)
+	if later, why := rising.ready(t); later > at {
+		return later, why
+	}
+	return at, cause
+}
+
+// take counts a grant, refund gives one back that never was.
 func (l *limiter) take(t moment) {
 	l.running++
 	if l.rated {
@@ -121,13 +146,16 @@ func (l *limiter) take(t moment) {
 	}
 }
 
+func (l *limiter) refund() { l.tat -= l.interval }
+
 // delayed reports whether a job behind n others could not start within 2 s under the rate.
 func (l *limiter) delayed(t moment, n int) bool {
 	const patience = 2 * time.Second // scheduling.md §4: ordinary bursts take no lane
 	if !l.rated {
 		return false
 	}
-	return l.interval == 0 || max(l.tat-l.slack-t, 0)+time.Duration(n)*l.interval > patience+l.slack
+	left := patience + l.slack - max(l.tat-l.slack-t, 0)
+	return l.interval == 0 || left < 0 || time.Duration(n) > left/l.interval
 }
 
 // crowded reports whether n queued jobs are more than four times what may run.
@@ -140,6 +168,7 @@ type source struct {
 	policy  Policy
 	weight  float64 // policy weight ÷ 100
 	limit   limiter
+	ramp    limiter // beside the quota while its work comes back after a resume
 	held    bool
 	off     bool // held or throttled: none of its parts is in a heap
 	cause   WaitCause
@@ -159,6 +188,7 @@ type flow struct {
 	src     *source
 	tenant  string
 	limit   limiter
+	ramp    limiter
 	held    bool
 	off     bool // held or throttled: none of its queues is in a heap
 	cause   WaitCause
@@ -364,7 +394,7 @@ func (e *Engine) turnFlow(t moment, f *flow, off bool, cause WaitCause) {
 func (e *Engine) check(t moment, f *flow) {
 	s := f.src
 	e.checkSource(t, s)
-	at, cause := f.limit.ready(t)
+	at, cause := ready(t, &f.limit, &f.ramp)
 	switch {
 	case f.held:
 		e.turnFlow(t, f, true, WaitHold)
@@ -379,7 +409,7 @@ func (e *Engine) check(t moment, f *flow) {
 }
 
 func (e *Engine) checkSource(t moment, s *source) {
-	at, cause := s.limit.ready(t)
+	at, cause := ready(t, &s.limit, &s.ramp)
 	switch {
 	case s.held:
 		e.turn(t, s, true, WaitHold)

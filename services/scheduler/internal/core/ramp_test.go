@@ -9,29 +9,54 @@ import (
 	"github.com/spillway/spillway/services/scheduler/internal/core/ramp"
 )
 
-func TestWithin(t *testing.T) {
-	rate := func(r float64) *float64 { return &r }
-	burst := func(n int32) *int32 { return &n }
+// TestRampsBesideAQuota: a ramp is a second limit. The quota's debt is neither forgiven by it nor asked for again, whatever its rate is.
+func TestRampsBesideAQuota(t *testing.T) {
 	for _, c := range []struct {
-		name  string
-		quota Quota
-		ramp  float64
-		rate  float64 // 0: none
-		burst int32   // 0: none
-	}{
-		{"no ramp", Quota{Rate: rate(5), Burst: burst(3)}, 0, 5, 3},
-		{"no ramp, no quota", Quota{}, 0, 0, 0},
-		{"no quota", Quota{}, 2000, 2000, 100},
-		{"a slow one", Quota{}, 2, 2, 2},
-		{"below the quota", Quota{Rate: rate(100)}, 40, 40, 2},
-		{"below the quota, whose burst is smaller", Quota{Rate: rate(10000), Burst: burst(7)}, 2000, 2000, 7},
-		{"above the quota, in small bursts", Quota{Rate: rate(1000)}, 2000, 1000, 50},
-		{"above the quota", Quota{Rate: rate(5), Burst: burst(3)}, 40, 5, 2},
-		{"nothing may run", Quota{Rate: rate(0)}, 40, 0, 2},
-	} {
-		q := c.quota.within(c.ramp)
-		if (q.Rate == nil) != (c.rate == 0 && c.quota.Rate == nil) || q.Rate != nil && *q.Rate != c.rate || q.Burst != nil && *q.Burst != c.burst || q.Burst == nil && c.burst != 0 {
-			t.Errorf("%s: %v a second, burst %v", c.name, q.Rate, q.Burst)
+		rate      float64
+		low, high int // jobs in 60 s of a quota of 10/s whose burst of 10,000 is used up
+	}{{0, 590, 610}, {5, 590, 610}, {10, 590, 610}, {50, 590, 610}, {2000, 590, 610}} {
+		b := newBench(t, Config{})
+		b.join(64)
+		rate, burst := 10.0, int32(10_000)
+		control := Control{Sources: map[string]Policy{"s": {MaxPriority: Critical, Quota: Quota{Rate: &rate, Burst: &burst}}}}
+		apply := func() {
+			if _, err := b.e.Apply(b.now, control); err != nil {
+				t.Fatal(err)
+			}
+		}
+		apply()
+		waiting, total := 0, 0
+		run := func(d time.Duration) int {
+			before := total
+			for end := b.now.Add(d); b.now.Before(end); {
+				for ; waiting < 200; waiting++ {
+					j := b.job("s", "x")
+					j.FromLane = true
+					b.offer(j, Queue, "")
+				}
+				b.wait(10 * time.Millisecond)
+				for _, l := range b.grants() {
+					b.e.Settled(b.now, l.Job.ID, b.e.Done(b.now, "w", Result{Token: l.Token, JobID: l.Job.ID, Kind: Success}).Token)
+					waiting, total = waiting-1, total+1
+				}
+				b.e.Credit(b.now, "w", 64, int64(total))
+			}
+			return total - before
+		}
+		if n := run(5 * time.Second); n < 10_000 {
+			t.Fatalf("%d jobs of the burst", n)
+		}
+		if c.rate > 0 {
+			control.Switches = []Switch{{Scope: Scope{Kind: ScopeSource, Source: "s"}, Verb: Resume, Rate: c.rate, At: b.now}}
+			apply()
+		}
+		if n := run(time.Minute); n < c.low || n > c.high {
+			t.Errorf("%g/s: %d jobs in a minute, want %d to %d", c.rate, n, c.low, c.high)
+		}
+		control.Switches = nil
+		apply()
+		if n := run(10 * time.Second); n > 150 {
+			t.Errorf("%g/s: %d jobs in 10 s after the ramp", c.rate, n)
 		}
 	}
 }
@@ -155,7 +180,7 @@ func TestSlowRampIsPaidForAtTheNewRate(t *testing.T) {
 		t.Errorf("%d jobs in 10 s of a quota of 100/s", n)
 	}
 	before = until(ramp.Longest)
-	if n := until(ramp.Longest+10*time.Second) - before; n < 980 || n > 1110 {
+	if n := until(ramp.Longest+10*time.Second) - before; n < 980 || n > 1010 {
 		t.Errorf("%d jobs in the first 10 s after the ramp with a quota of 100/s", n)
 	}
 }
@@ -166,11 +191,13 @@ func TestRampsOverlap(t *testing.T) {
 		over      Switch
 		low, high int
 	}{
-		"a slower one":   {Switch{Verb: Resume, Rate: 2}, 18, 22},
-		"a faster one":   {Switch{Verb: Resume, Rate: 50}, 98, 102},
-		"a hold":         {Switch{Verb: Hold}, 0, 0},
-		"a demotion":     {Switch{Verb: Demote, To: Bulk}, 98, 102},
-		"one that ended": {Switch{Verb: Resume, Rate: 2, At: origin.Add(-time.Hour)}, 98, 102},
+		"a slower one":         {Switch{Verb: Resume, Rate: 2}, 18, 22},
+		"a faster one":         {Switch{Verb: Resume, Rate: 50}, 98, 102},
+		"a hold":               {Switch{Verb: Hold}, 0, 0},
+		"a demotion":           {Switch{Verb: Demote, To: Bulk}, 98, 102},
+		"one that ended":       {Switch{Verb: Resume, Rate: 2, At: origin.Add(-time.Hour)}, 98, 102},
+		"one to come":          {Switch{Verb: Resume, Rate: 2, At: origin.Add(time.Minute)}, 18, 22},
+		"one of a wrong clock": {Switch{Verb: Resume, Rate: 2, At: origin.Add(time.Hour)}, 98, 102},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, Config{TTL: time.Hour})

@@ -155,7 +155,7 @@ func (e *Engine) sweepIdle(t moment) {
 		}
 		switch {
 		case f.jobs > 0: // retired again with its last job
-		case spills || f.limit.tat > t:
+		case spills || f.limit.tat > t, f.ramp.limited && f.ramp.tat > t:
 			e.retire(t, f)
 		case f.src.flows[f.tenant] == f:
 			e.arm(&f.timer, never)

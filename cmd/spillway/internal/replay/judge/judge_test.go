@@ -85,6 +85,7 @@ func TestEveryFigureCanBreakItsPromise(t *testing.T) {
 		{"3", "tenant-07 was named", func(r *Report) { r.Flood.Source = "tenant-07" }},
 		{"3", "did not succeed", func(r *Report) { r.Switch = nil }},
 		{"3", "held after 1.0 s", func(r *Report) { r.Switch.HoldMS = 1001 }},
+		{"3", "the resume did not succeed", func(r *Report) { r.Switch.ResumeMS = nil }},
 		{"3", "1 started after", func(r *Report) { r.Switch.StartedAfterHold = 1 }},
 		{"3", "21001 within 10s", func(r *Report) { *r.Switch.StartedInRamp = 21_001 }},
 		{"3", "9999 within 10s", func(r *Report) { *r.Switch.StartedInRamp = 9_999 }},

@@ -114,6 +114,8 @@ func (r *Report) stopped() {
 		r.found(stopped, false, "%s was named, and it was %s", r.Flood.Source, r.Flood.True)
 	case s == nil:
 		r.found(stopped, false, "%s was named after %s; the hold did not succeed", r.Flood.Source, ms(*r.Flood.NamedAfter))
+	case s.ResumeMS == nil:
+		r.found(stopped, false, "%s was held after %s; the resume did not succeed", r.Flood.Source, ms(s.HoldMS))
 	default:
 		held := s.HoldMS <= holdLimit && s.StartedAfterHold == 0
 		text := fmt.Sprintf("%s named after %s, held after %s (at most %s), %d started after the answer",
