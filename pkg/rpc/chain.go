@@ -49,6 +49,30 @@ type gate struct {
 	log       *slog.Logger
 }
 
+// verdict is what the front has found of a call's credentials.
+type verdict struct {
+	caller *Caller
+	err    error
+}
+
+type verdictKey struct{}
+
+// before judges the credentials of a unary method's calls before handle reads
+// their requests. Who is turned away passes the chain without one, so that the
+// call is traced and counted like any other.
+func (g *gate) before(method string, handle grpc.MethodHandler) grpc.MethodHandler {
+	return func(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (resp any, err error) {
+		defer g.contain(ctx, method, &err)
+		var v verdict
+		v.caller, v.err = g.admit(ctx, method)
+		ctx = context.WithValue(ctx, verdictKey{}, v)
+		if v.err != nil {
+			return interceptor(ctx, nil, &grpc.UnaryServerInfo{Server: srv, FullMethod: method}, nil)
+		}
+		return handle(srv, ctx, dec, interceptor)
+	}
+}
+
 func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
 	if !g.calls.off() && !strings.HasPrefix(info.FullMethod, healthPrefix) {
 		var c *call
@@ -59,12 +83,15 @@ func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 	// WithTimeout keeps an earlier deadline of the caller's and cuts a later.
 	ctx, cancel := context.WithTimeout(ctx, g.deadline)
 	defer cancel()
-	caller, err := g.admit(ctx, info.FullMethod)
-	if err != nil {
-		return nil, err
+	judged, ok := ctx.Value(verdictKey{}).(verdict)
+	if !ok { // of a service that was not registered at the front: health
+		judged.caller, judged.err = g.admit(ctx, info.FullMethod)
 	}
-	if caller != nil {
-		ctx = context.WithValue(ctx, callerKey{}, caller)
+	if judged.err != nil {
+		return nil, judged.err
+	}
+	if judged.caller != nil {
+		ctx = context.WithValue(ctx, callerKey{}, judged.caller)
 	}
 	if err := g.validate(req, true); err != nil {
 		return nil, err
@@ -113,8 +140,8 @@ func (s *checkedStream) RecvMsg(m any) error {
 // admit refuses compressed calls and verifies the token and the role. The
 // caller is nil for a method that is open to all.
 func (g *gate) admit(ctx context.Context, method string) (*Caller, error) {
-	// Exporters of telemetry register gzip for the whole process. A unary
-	// request is unpacked before this, bounded by MaxReceive; a stream's is not.
+	// Exporters of telemetry register gzip for the whole process. Nothing is
+	// unpacked before this.
 	if s, ok := grpc.ServerTransportStreamFromContext(ctx).(interface{ RecvCompress() string }); ok {
 		if encoding := s.RecvCompress(); encoding != "" && encoding != "identity" {
 			return nil, status.Errorf(codes.Unimplemented, "compression is not supported")

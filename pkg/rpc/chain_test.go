@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
@@ -62,6 +63,34 @@ func TestCallReachesItsHandlerWithItsCaller(t *testing.T) {
 				w.Error(r, err)
 			}
 			time.Sleep(19 * time.Minute) // pings pass, the connection grows old and is replaced, the token holds
+		}
+	})
+}
+
+// TestNothingOfAStrangersRequestIsRead: who has no credentials, or none for the method, has his answer before a byte of his request is there.
+func TestNothingOfAStrangersRequestIsRead(t *testing.T) {
+	bubble(t, nil, func(w *world) {
+		w.enqueue = accept
+		for name, c := range map[string]struct {
+			token string
+			code  codes.Code
+		}{
+			"no token":   {"", codes.Unauthenticated},
+			"no role":    {sign(w, w.signer, rpc.Claims{Roles: []rpc.Role{rpc.RoleRead}}), codes.PermissionDenied},
+			"not silent": {sign(w, w.signer, rpc.Claims{Roles: []rpc.Role{rpc.RoleEnqueue}}), codes.DeadlineExceeded}, // it is waited for
+		} {
+			conn := w.dial(rpc.DialConfig{Token: c.token})
+			ctx, cancel := context.WithTimeout(w.Context(), 3*time.Second)
+			stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, methEnqueue)
+			if err != nil {
+				w.Fatal(err)
+			}
+			began := time.Now()
+			if err := stream.RecvMsg(&enqueueResponse{}); status.Code(err) != c.code || c.code != codes.DeadlineExceeded && time.Since(began) > 100*time.Millisecond {
+				w.Errorf("%s: %v after %v", name, err, time.Since(began))
+			}
+			cancel()
+			conn.Close()
 		}
 	})
 }

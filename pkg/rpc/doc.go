@@ -19,7 +19,9 @@
 //
 // # Order of the chain
 //
-//	trace → contain → deadline → authorise → validate → handler
+//	authorise → read → trace → contain → deadline → validate → handler
+//
+// Of a stream nothing is read before it is authorised, either.
 //
 // # Two kinds of token
 //

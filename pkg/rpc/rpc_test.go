@@ -41,7 +41,7 @@ func (h *handlers) Enqueue(ctx context.Context, req *enqueuev1.EnqueueRequest) (
 
 func (h *handlers) Work(s schedulerv1.WorkerService_WorkServer) error { return h.work(s) }
 
-func (h *handlers) register(s *grpc.Server) {
+func (h *handlers) register(s grpc.ServiceRegistrar) {
 	enqueuev1.RegisterEnqueueServiceServer(s, h)
 	schedulerv1.RegisterWorkerServiceServer(s, h)
 }

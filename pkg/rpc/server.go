@@ -92,7 +92,7 @@ type Server struct {
 // NewServer makes a server and registers the services on it. It does no I/O
 // and starts nothing. It refuses a listener that other machines reach, a
 // registered method without a role and a role without a method.
-func NewServer(cfg Config, register func(*grpc.Server)) (*Server, error) {
+func NewServer(cfg Config, register func(grpc.ServiceRegistrar)) (*Server, error) {
 	switch {
 	case cfg.Listener == nil:
 		return nil, errors.New("rpc server: no listener")
@@ -131,7 +131,7 @@ func NewServer(cfg Config, register func(*grpc.Server)) (*Server, error) {
 		}),
 	}
 	s := &Server{cfg: cfg, grpc: grpc.NewServer(opts...), health: health.NewServer()}
-	register(s.grpc)
+	register(front{s.grpc, g})
 	for name := range s.grpc.GetServiceInfo() {
 		s.Health(name, false)
 	}
@@ -144,6 +144,26 @@ func NewServer(cfg Config, register func(*grpc.Server)) (*Server, error) {
 	}
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	return s, nil
+}
+
+// front registers services so that the credentials of a unary call are judged
+// before any of its request is read. gRPC reads the request first: a stranger
+// could have messages of the greatest size in memory, for as long as he likes,
+// and what bounds that for a service would bound its callers.
+type front struct {
+	server *grpc.Server
+	gate   *gate
+}
+
+// RegisterService implements grpc.ServiceRegistrar.
+func (f front) RegisterService(desc *grpc.ServiceDesc, handler any) {
+	guarded := *desc
+	guarded.Methods = slices.Clone(desc.Methods)
+	for i := range guarded.Methods {
+		m := &guarded.Methods[i]
+		m.Handler = f.gate.before("/"+desc.ServiceName+"/"+m.MethodName, m.Handler)
+	}
+	f.server.RegisterService(&guarded, handler)
 }
 
 func (cfg *Config) setDefaults() {

@@ -268,7 +268,7 @@ func TestS31Streams(t *testing.T) {
 }
 
 // TestS34NoCompression: although a compressor is registered in this process, as telemetry's exporters do, nothing compressed reaches a
-// handler, and a bomb is not unpacked beyond the size limit.
+// handler, and a bomb is not unpacked.
 func TestS34NoCompression(t *testing.T) {
 	bubble(t, nil, func(w *world) {
 		w.enqueue = func(context.Context, *enqueueRequest) (*enqueueResponse, error) {
@@ -285,9 +285,8 @@ func TestS34NoCompression(t *testing.T) {
 		_, err := enqueuev1.NewEnqueueServiceClient(c).Enqueue(w.Context(), good(), compressed)
 		want(w, err, codes.Unimplemented, "")
 		bomb := &enqueueRequest{Job: &jobv1.JobSpec{Source: "s", Type: "t", Payload: make([]byte, 64<<20)}}
-		if _, err := enqueuev1.NewEnqueueServiceClient(c).Enqueue(w.Context(), bomb, compressed); status.Code(err) != codes.ResourceExhausted {
-			w.Error(err)
-		}
+		_, err = enqueuev1.NewEnqueueServiceClient(c).Enqueue(w.Context(), bomb, compressed)
+		want(w, err, codes.Unimplemented, "")
 		s, err := schedulerv1.NewWorkerServiceClient(c).Work(w.Context(), compressed)
 		if err == nil {
 			_ = s.Send(&schedulerv1.WorkRequest{}) // fails when the refusal was faster

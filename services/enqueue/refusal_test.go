@@ -174,3 +174,31 @@ func TestAcceptRateIsDivided(t *testing.T) {
 		}
 	})
 }
+
+// TestStrangersHoldNobodyUp: connections without credentials that open calls and send nothing take no place of those that are received at a time
+// (H25). Each took one for its patience, and an honest batch waited for 15 s.
+func TestStrangersHoldNobodyUp(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.ready()
+		w.register("crm")
+		for range 2 {
+			stranger, err := rpc.Dial(rpctest.Target("enqueue:7400"), rpc.DialConfig{Dialer: w.network.Dial})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stranger.Close()
+			for range 120 {
+				desc := &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}
+				if _, err := stranger.NewStream(w.ctx, desc, enqueuev1.EnqueueService_EnqueueBatch_FullMethodName); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		time.Sleep(time.Millisecond)
+		began := time.Now()
+		answer, err := w.enqueue.EnqueueBatch(w.ctx, &enqueuev1.EnqueueBatchRequest{Jobs: []*jobv1.JobSpec{spec("crm")}})
+		if took := time.Since(began); err != nil || len(answer.GetItems()) != 1 || took > 100*time.Millisecond {
+			t.Errorf("an honest batch took %v: %v, %v", took, answer, err)
+		}
+	})
+}

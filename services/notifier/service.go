@@ -204,7 +204,7 @@ func (s *Service) listen(room *publish.Room) (*rpc.Server, *rpc.Admin, error) {
 	server, err := rpc.NewServer(rpc.Config{
 		Listener: s.deps.Listener, Begin: s.opened, Verifier: verifier, Roles: api.Roles(), Reflection: s.cfg.Reflection, Log: s.deps.Log, Telemetry: s.deps.Telemetry,
 		MaxReceive: maxReceive, Deadline: publish.Deadline, StopBudget: callBudget,
-	}, func(g *grpc.Server) { api.Register(g, room) })
+	}, func(g grpc.ServiceRegistrar) { api.Register(g, room) })
 	if err != nil || s.deps.Admin == nil {
 		return server, nil, err
 	}

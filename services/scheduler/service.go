@@ -148,7 +148,7 @@ func (s *Service) listen() (err error) {
 	s.server, err = rpc.NewServer(rpc.Config{
 		Listener: s.deps.Listener, Verifier: verifier, Roles: api.Roles(), Reflection: s.cfg.Reflection, Log: s.deps.Log,
 		Telemetry: s.deps.Telemetry, MaxReceive: 4 << 20, MaxSend: 20 << 20,
-	}, func(g *grpc.Server) { schedulerv1.RegisterWorkerServiceServer(g, handler) })
+	}, func(g grpc.ServiceRegistrar) { schedulerv1.RegisterWorkerServiceServer(g, handler) })
 	if err != nil || s.deps.Admin == nil {
 		return err
 	}

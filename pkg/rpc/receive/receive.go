@@ -3,6 +3,8 @@
 // A request is in memory before its handler sees it, and may have as many bytes as the server takes in one message. So only so many of a method are
 // received at the same time; the others wait with no more than their stream's window in memory. A place is free again when the handler calls
 // [Judged]: from then on what is left of the request is counted by whoever admitted it.
+//
+// What a stranger sends is never read: package rpc turns him away before.
 package receive
 
 import (

@@ -43,7 +43,7 @@ type Handler struct {
 func New(registry Registry) *Handler { return &Handler{registry: registry} }
 
 // Register registers the services with a gRPC server.
-func (h *Handler) Register(s *grpc.Server) {
+func (h *Handler) Register(s grpc.ServiceRegistrar) {
 	automationv1.RegisterSourceServiceServer(s, h)
 	automationv1.RegisterSourceAdminServiceServer(s, h)
 	automationv1.RegisterSwitchServiceServer(s, h)
