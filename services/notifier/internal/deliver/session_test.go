@@ -314,6 +314,13 @@ func TestWhoReadsSlowlyIsNotSilent(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.write(fmt.Sprintf(`{"t":"hello","auth":%q,"channels":["tenant:acme"]}`, ann().String()))
+		for subscribed := false; !subscribed; { // what comes before that is not for it
+			message, err := c.read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			subscribed = strings.HasPrefix(message, `{"t":"sub"`)
+		}
 		go func() {
 			for i := range messages {
 				w.log.append(record(4, "tenant:acme", fmt.Sprint(i), fmt.Sprintf("\"%0700d\"", 1), nil))
