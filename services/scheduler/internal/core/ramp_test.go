@@ -212,10 +212,14 @@ func TestRampsOverlap(t *testing.T) {
 			}
 			total, waiting := 0, 0
 			for range 999 { // until the first step
-				for ; waiting < 16 && c.over.Verb != Hold; waiting++ {
+				for ; waiting < 16; waiting++ {
 					j := b.job("s", "x")
 					j.FromLane = true
-					b.offer(j, Queue, "")
+					if c.over.Verb == Hold {
+						b.offer(j, Spill, ReasonHeld)
+					} else {
+						b.offer(j, Queue, "")
+					}
 				}
 				b.wait(10 * time.Millisecond)
 				n := len(b.grants())
