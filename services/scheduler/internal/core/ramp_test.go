@@ -9,6 +9,32 @@ import (
 	"github.com/spillway/spillway/services/scheduler/internal/core/ramp"
 )
 
+// stock is a lane that never ends: its jobs wait in the engine, and each ends as soon as it was granted.
+type stock struct {
+	b              *bench
+	depth          int // jobs that wait
+	waiting, total int
+}
+
+// run lets d go by and returns how many were granted in it.
+func (s *stock) run(d time.Duration) int {
+	before := s.total
+	for end := s.b.now.Add(d); s.b.now.Before(end); {
+		for ; s.waiting < s.depth; s.waiting++ {
+			j := s.b.job("s", "x")
+			j.FromLane = true // or it would be spilled for its rate
+			s.b.offer(j, Queue, "")
+		}
+		s.b.wait(10 * time.Millisecond)
+		for _, l := range s.b.grants() {
+			s.b.e.Settled(s.b.now, l.Job.ID, s.b.e.Done(s.b.now, "w", Result{Token: l.Token, JobID: l.Job.ID, Kind: Success}).Token)
+			s.waiting, s.total = s.waiting-1, s.total+1
+		}
+		s.b.e.Credit(s.b.now, "w", 64, int64(s.total))
+	}
+	return s.total - before
+}
+
 // TestRampsBesideAQuota: a ramp is a second limit. The quota's debt is neither forgiven by it nor asked for again, whatever its rate is.
 func TestRampsBesideAQuota(t *testing.T) {
 	for _, c := range []struct {
@@ -25,24 +51,7 @@ func TestRampsBesideAQuota(t *testing.T) {
 			}
 		}
 		apply()
-		waiting, total := 0, 0
-		run := func(d time.Duration) int {
-			before := total
-			for end := b.now.Add(d); b.now.Before(end); {
-				for ; waiting < 200; waiting++ {
-					j := b.job("s", "x")
-					j.FromLane = true
-					b.offer(j, Queue, "")
-				}
-				b.wait(10 * time.Millisecond)
-				for _, l := range b.grants() {
-					b.e.Settled(b.now, l.Job.ID, b.e.Done(b.now, "w", Result{Token: l.Token, JobID: l.Job.ID, Kind: Success}).Token)
-					waiting, total = waiting-1, total+1
-				}
-				b.e.Credit(b.now, "w", 64, int64(total))
-			}
-			return total - before
-		}
+		run := (&stock{b: b, depth: 200}).run
 		if n := run(5 * time.Second); n < 10_000 {
 			t.Fatalf("%d jobs of the burst", n)
 		}
@@ -149,22 +158,10 @@ func TestSlowRampIsPaidForAtTheNewRate(t *testing.T) {
 	if _, err := b.e.Apply(b.now, control); err != nil {
 		t.Fatal(err)
 	}
-	waiting, total := 0, 0
+	lane := &stock{b: b, depth: 16}
 	until := func(after time.Duration) int {
-		for b.now.Before(begun.Add(after)) {
-			for ; waiting < 16; waiting++ {
-				j := b.job("s", "x")
-				j.FromLane = true
-				b.offer(j, Queue, "")
-			}
-			b.wait(10 * time.Millisecond)
-			for _, l := range b.grants() {
-				b.e.Settled(b.now, l.Job.ID, b.e.Done(b.now, "w", Result{Token: l.Token, JobID: l.Job.ID, Kind: Success}).Token)
-				waiting, total = waiting-1, total+1
-			}
-			b.e.Credit(b.now, "w", 64, int64(total))
-		}
-		return total
+		lane.run(begun.Add(after).Sub(b.now))
+		return lane.total
 	}
 	// 0.01 × (2ⁿ − 1) × 10 s jobs in n steps, and the burst.
 	for _, c := range []struct {
