@@ -35,16 +35,18 @@ func TestApacheTakeoverThree(t *testing.T) {
 // with them.
 func onApache(t *testing.T, brokers int, scenarios []scenario) {
 	c := apache.Start(t, apache.Config{Brokers: brokers})
-	name := "Apache Kafka, one broker"
+	b := broker{name: "Apache Kafka, one broker", orderly: orderlyLimit}
 	if brokers > 1 {
-		name = "Apache Kafka, three brokers"
+		b.name, b.orderly = "Apache Kafka, three brokers", crowdedLimit
 	}
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
 			if brokers == 1 {
 				t.Parallel()
 			}
-			s.run(t, broker{name: name, flags: []string{"--kafka", strings.Join(c.Addresses(), ","), "--prefix", strings.ToLower(s.name) + "."}})
+			b := b
+			b.flags = []string{"--kafka", strings.Join(c.Addresses(), ","), "--prefix", strings.ToLower(s.name) + "."}
+			s.run(t, b)
 		})
 	}
 }

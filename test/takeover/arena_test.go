@@ -32,6 +32,15 @@ const (
 	foundLimit = 37 * time.Second
 	// orderlyLimit is what an orderly stop may add to the time without an owner.
 	orderlyLimit = 100 * time.Millisecond
+	// crowdedLimit is the same where three brokers share the machine with it and a
+	// step's price cannot be told from their waits: shorter than a session or a
+	// quarantine, which is what an orderly stop must not wait for. The row has the
+	// figure.
+	crowdedLimit = 2 * time.Second
+	// orderlySteps follow each other beyond that time, so that each pays what the
+	// machine costs: the old owner hears of the rebalance, writes what had ended and
+	// its handover; the new one grants what it found, and the worker starts it.
+	orderlySteps = 4
 	// drain outlasts the longest wait after a crash.
 	drain = 90 * time.Second
 	// warm is how long the load runs before the first fault: what is measured then
@@ -63,19 +72,20 @@ type arena struct {
 	*history.Run
 	t      *testing.T
 	dev    *product.Dev
-	broker string
+	broker broker
 	seed   uint64
 	extra  map[string]*product.Replica
 }
 
 // broker is what an arena's logs are on.
 type broker struct {
-	name  string
-	flags []string // of dev
-	cfg   func(*history.Config)
+	name    string
+	flags   []string      // of dev
+	orderly time.Duration // what an orderly stop may add on it
+	cfg     func(*history.Config)
 }
 
-var embedded = broker{name: "embedded"}
+var embedded = broker{name: "embedded", orderly: orderlyLimit}
 
 // open starts a dev with more flags, and the load.
 func open(t *testing.T, b broker, flags ...string) *arena {
@@ -87,7 +97,7 @@ func open(t *testing.T, b broker, flags ...string) *arena {
 		b.cfg(&cfg)
 	}
 	t.Logf("-seed %d", s)
-	return &arena{t: t, dev: d, broker: b.name, seed: s, extra: map[string]*product.Replica{}, Run: history.Begin(t, d, cfg)}
+	return &arena{t: t, dev: d, broker: b, seed: s, extra: map[string]*product.Replica{}, Run: history.Begin(t, d, cfg)}
 }
 
 // marathon is work that outlasts everything that may be done to a scheduler: begun before it, and cut by a zombie if one could.
@@ -177,9 +187,9 @@ type want struct {
 	faults    int // that must have fired
 	takeovers int // shards that must have changed hands
 	// fresh and found bound the waits after the faults; 0: not judged. orderly: a job
-	// may wait for orderlyLimit beyond the rebalance. To each comes what the machine
-	// costs: the longest wait of the same load undisturbed, and the longest time that a
-	// process was kept from running.
+	// may wait for the broker's limit beyond the rebalance. To each comes what the
+	// machine costs, to the orderly one once a step: the longest wait of the same load undisturbed,
+	// and the longest time that a process was kept from running.
 	fresh, found time.Duration
 	orderly      bool
 	// calls: every call has to succeed.
@@ -210,8 +220,8 @@ func (a *arena) judge(w want) *history.Verdict {
 	for i := range w.faults {
 		x := v.Waits(i, rules.Recovery)
 		a.t.Logf("fault %d: %+v", i+1, x)
-		if limit := orderlyLimit + quiet; w.orderly && x.Shards > 0 && x.Beyond > limit { // where no shard moved there was no rebalance
-			a.t.Errorf("fault %d: a job waited %v beyond the rebalance, and what the machine costs is %v: %v", i+1, x.Beyond, quiet, x.Worst)
+		if limit := a.broker.orderly + orderlySteps*quiet; w.orderly && x.Shards > 0 && x.Beyond > limit { // where no shard moved there was no rebalance
+			a.t.Errorf("fault %d: a job waited %v beyond the rebalance, want at most %v, where the machine costs %v: %v", i+1, x.Beyond, limit, quiet, x.Worst)
 		}
 		most.Beyond = max(most.Beyond, x.Beyond)
 		if x.Fresh > most.Fresh {
@@ -238,7 +248,7 @@ func (a *arena) judge(w want) *history.Verdict {
 	if most.FlightJobs == 0 {
 		a.t.Error("nothing was in flight when the faults came")
 	}
-	rows.add(a.t, fmt.Sprintf("| %s | %s | %d | %d | %d | %v | %d | %d | %d | %d | %v | %v | %v (%v) | %v of %d | %v of %d |", w.fault, a.broker,
+	rows.add(a.t, fmt.Sprintf("| %s | %s | %d | %d | %d | %v | %d | %d | %d | %d | %v | %v | %v (%v) | %v of %d | %v of %d |", w.fault, a.broker.name,
 		v.Sent, v.Accepted, v.Unknown+v.Refused, ms(most.Call), v.Anomalies["lost"], v.Duplicates+v.Anomalies["duplicate-exec"], v.Anomalies["lease-overlap"], most.Shards,
 		ms(most.Gap), ms(most.Beyond), ms(most.Fresh), ms(most.FreshP99), ms(most.Found), most.FoundJobs, ms(most.Flight), most.FlightJobs))
 	a.t.Logf("longest wait undisturbed, and longest stall of the machine: %v; figures %v", quiet, v.Figures())
