@@ -29,6 +29,7 @@ kill -9, not the loss of its disk, and is not a production broker.`,
 			if err := level.UnmarshalText([]byte(logLevel)); err != nil {
 				return exit.With(exit.Usage, err)
 			}
+			collectSeldom()
 			ctx, stop := until(cmd.Context(), untilStdin)
 			defer stop()
 			config.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))

@@ -79,6 +79,9 @@ type service struct {
 	config func() any
 	// web is for services that take websockets, on a listener of their own.
 	web bool
+	// seldom is for services whose collector runs seldom. The scheduler's does not:
+	// what it may take is promised (docs/promises.md).
+	seldom bool
 	// build makes the service of that configuration.
 	build func(cfg any, p parts) (runner, error)
 }
@@ -94,7 +97,7 @@ var services = []service{
 		},
 	},
 	{
-		name: "enqueue", short: "accepts jobs and makes them durable",
+		name: "enqueue", short: "accepts jobs and makes them durable", seldom: true,
 		config: func() any { return new(enqueue.Config) },
 		build: func(cfg any, p parts) (runner, error) {
 			return enqueue.New(*cfg.(*enqueue.Config), enqueue.Deps{
@@ -103,7 +106,7 @@ var services = []service{
 		},
 	},
 	{
-		name: "notifier", short: "brings notifications to websockets", web: true,
+		name: "notifier", short: "brings notifications to websockets", web: true, seldom: true,
 		config: func() any { return new(notifier.Config) },
 		build: func(cfg any, p parts) (runner, error) {
 			c := *cfg.(*notifier.Config)
@@ -132,6 +135,9 @@ func (s service) command() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: s.name, Short: s.short, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if s.seldom {
+				collectSeldom()
+			}
 			ctx, stop := until(cmd.Context(), untilStdin)
 			defer stop()
 			return s.serve(ctx)
