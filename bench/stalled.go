@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// use is the memory of the notifier, in bytes: what is resident, and what the last collection of its heap found alive, which is half of where the next
-// one begins (GOGC is 100; the ceiling is far).
+// use is the memory of the notifier, in bytes: what is resident, and what the last collection of its heap found alive, which follows from where the next
+// one begins and GOGC (the memory limit is far).
 // slow is how often a session fell behind since the process began.
 type use struct{ resident, alive, slow float64 }
 
@@ -19,7 +19,7 @@ func (i *installation) use() (use, error) {
 		return use{}, err
 	}
 	m, err := i.metrics()
-	return use{resident: resident, alive: m["go_memstats_next_gc_bytes"] / 2, slow: m["spillway_notifier_slow_total"]}, err
+	return use{resident: resident, alive: m["go_memstats_next_gc_bytes"] / (1 + m["go_gc_gogc_percent"]/100), slow: m["spillway_notifier_slow_total"]}, err
 }
 
 // stalled measures what readers who stop reading cost the others and the notifier.

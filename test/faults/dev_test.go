@@ -12,10 +12,33 @@ import (
 	"github.com/spillway/spillway/test/product"
 )
 
+// collectors checks that the notifier's collector runs seldom and the others' does
+// not, and that each has a memory limit (docs/adr/0012-the-collector-runs-seldom.md).
+func collectors(t *testing.T, f product.File) {
+	t.Helper()
+	for _, r := range f.Replicas {
+		percent := "100"
+		if strings.HasPrefix(r.Name, "notifier") {
+			percent = "300"
+		}
+		metrics := string(get(t, r.Admin+"/metrics"))
+		if !strings.Contains(metrics, "\ngo_gc_gogc_percent "+percent+"\n") {
+			t.Errorf("GOGC of %s is not %s", r.Name, percent)
+		}
+		_, limit, _ := strings.Cut(metrics, "\ngo_gc_gomemlimit_bytes ")
+		limit, _, _ = strings.Cut(limit, "\n")
+		if bytes, err := strconv.ParseFloat(limit, 64); err != nil || bytes > 300<<20 {
+			t.Errorf("memory limit of %s: %q", r.Name, limit)
+		}
+	}
+}
+
 func TestDevIsOnePerDirectoryAndEndsWithItsChildren(t *testing.T) {
+	t.Setenv("GOGC", "")
 	dir := t.TempDir()
 	d := product.StartDev(t, dir)
 	r := d.File()
+	collectors(t, r)
 	if len(r.Processes) != 5 || r.PID != d.PID() {
 		t.Errorf("processes %+v of %d, want broker, automation, scheduler, notifier and enqueue", r.Processes, r.PID)
 	}

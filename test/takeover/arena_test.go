@@ -33,10 +33,11 @@ const (
 	// orderlyLimit is what an orderly stop may add to the time without an owner.
 	orderlyLimit = 100 * time.Millisecond
 	// crowdedLimit is the same where three brokers share the machine with it and a
-	// step's price cannot be told from their waits: shorter than a session or a
-	// quarantine, which is what an orderly stop must not wait for. The row has the
-	// figure.
+	// step's price cannot be told from their waits. The row has the figure.
 	crowdedLimit = 2 * time.Second
+	// timerLimit is what no machine excuses: an orderly stop waits for no session and
+	// no quarantine, neither until its shards have an owner again nor beyond.
+	timerLimit = session / 2
 	// orderlySteps follow each other beyond that time, so that each pays what the
 	// machine costs: the old owner hears of the rebalance, writes what had ended and
 	// its handover; the new one grants what it found, and the worker starts it.
@@ -220,7 +221,11 @@ func (a *arena) judge(w want) *history.Verdict {
 	for i := range w.faults {
 		x := v.Waits(i, rules.Recovery)
 		a.t.Logf("fault %d: %+v", i+1, x)
-		if limit := a.broker.orderly + orderlySteps*quiet; w.orderly && x.Shards > 0 && x.Beyond > limit { // where no shard moved there was no rebalance
+		limit := min(a.broker.orderly+orderlySteps*quiet, timerLimit)
+		if w.orderly && x.Gap > timerLimit {
+			a.t.Errorf("fault %d: a shard had no owner for %v", i+1, x.Gap)
+		}
+		if w.orderly && x.Shards > 0 && x.Beyond > limit { // where no shard moved there was no rebalance
 			a.t.Errorf("fault %d: a job waited %v beyond the rebalance, want at most %v, where the machine costs %v: %v", i+1, x.Beyond, limit, quiet, x.Worst)
 		}
 		most.Beyond = max(most.Beyond, x.Beyond)

@@ -40,7 +40,7 @@ type Spec struct {
 	// out: those are meant for the parent.
 	Env []string
 	// Ceiling is the resident memory in bytes above which the child is
-	// restarted; GOMEMLIMIT is set to 90 % of it. 0 = neither.
+	// restarted; GOMEMLIMIT is set to nine tenths of what the binary leaves of it. 0 = neither.
 	Ceiling int64
 	// MaxProcs, above 0, sets GOMAXPROCS unless the environment has it.
 	MaxProcs int
@@ -215,6 +215,14 @@ func (p *Process) set(pid int, exit error) {
 	p.changed()
 }
 
+// program is what is resident of the binary itself, in bytes: GOMEMLIMIT does not
+// count it, and a ceiling does.
+const program = 32 << 20
+
+// memoryLimit is the GOMEMLIMIT, in bytes, with which a child stays below its
+// ceiling: nine tenths of what the binary leaves of it.
+func memoryLimit(ceiling int64) int64 { return max(ceiling-program, ceiling/2) / 10 * 9 }
+
 func (p *Process) environment() []string {
 	var env []string
 	maxProcs := p.spec.MaxProcs
@@ -228,7 +236,7 @@ func (p *Process) environment() []string {
 		env = append(env, kv)
 	}
 	if p.spec.Ceiling > 0 {
-		env = append(env, "GOMEMLIMIT="+strconv.FormatInt(p.spec.Ceiling/10*9, 10))
+		env = append(env, "GOMEMLIMIT="+strconv.FormatInt(memoryLimit(p.spec.Ceiling), 10))
 	}
 	if maxProcs > 0 {
 		env = append(env, "GOMAXPROCS="+strconv.Itoa(maxProcs))

@@ -110,7 +110,7 @@ func TestStopsWhenItsPipeCloses(t *testing.T) {
 		t.Error("no pid while running")
 	}
 	stop()
-	want := "svc         | hello 966367638  1\nsvc         | stopped in order\n"
+	want := "svc         | hello 936168651  1\nsvc         | stopped in order\n"
 	if out.String() != want || p.PID() != 0 {
 		t.Errorf("output %q, want %q; pid %d", out.String(), want, p.PID())
 	}

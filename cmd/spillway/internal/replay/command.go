@@ -84,19 +84,25 @@ broken, and with 130 if it was interrupted before there was a verdict.`,
 	cmd.AddCommand(&cobra.Command{
 		Use: plain.Command, Hidden: true, Args: cobra.NoArgs,
 		Short: "the worker of --without-spillway, started by it",
-		RunE:  func(cmd *cobra.Command, _ []string) error { return plain.Main(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			collectSeldom()
+			return plain.Main(cmd.Context())
+		},
 	})
 	return cmd
 }
 
-// callersGOGC keeps this process, which is all callers, handlers and clients of the
-// scenario in one, from measuring its own collector.
-const callersGOGC = 300
+// collectSeldom keeps this process, which is all callers, handlers and clients of the
+// scenario in one, from measuring its own collector, and gives the opponent's worker
+// what the product's notifier has.
+func collectSeldom() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(300)
+	}
+}
 
 func main(cmd *cobra.Command, o options) (err error) {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(callersGOGC)
-	}
+	collectSeldom()
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	terminal := process.Terminal(os.Stderr)

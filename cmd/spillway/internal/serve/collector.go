@@ -6,8 +6,8 @@ import (
 	"runtime/debug"
 )
 
-// seldom is GOGC of what answers callers and sockets and holds little beside its
-// memory limit (docs/adr/0012-the-collector-runs-seldom.md).
+// seldom is GOGC of the notifier and the embedded broker, for whose answers
+// somebody waits and whose memory limit is far (docs/adr/0012-the-collector-runs-seldom.md).
 const seldom = 300
 
 // collectSeldom makes the collector run seldom where GOMEMLIMIT bounds what that

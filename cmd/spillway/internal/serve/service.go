@@ -79,8 +79,7 @@ type service struct {
 	config func() any
 	// web is for services that take websockets, on a listener of their own.
 	web bool
-	// seldom is for services whose collector runs seldom. The scheduler's does not:
-	// what it may take is promised (docs/promises.md).
+	// seldom is for services whose collector runs seldom.
 	seldom bool
 	// build makes the service of that configuration.
 	build func(cfg any, p parts) (runner, error)
@@ -97,7 +96,7 @@ var services = []service{
 		},
 	},
 	{
-		name: "enqueue", short: "accepts jobs and makes them durable", seldom: true,
+		name: "enqueue", short: "accepts jobs and makes them durable",
 		config: func() any { return new(enqueue.Config) },
 		build: func(cfg any, p parts) (runner, error) {
 			return enqueue.New(*cfg.(*enqueue.Config), enqueue.Deps{
