@@ -278,8 +278,10 @@ func TestManyWriters(t *testing.T) {
 			})
 		}
 		running.Wait()
-		if s := w.follower.State(); s.Sequence() < 1+writers*changes {
-			t.Errorf("only %d records", s.Sequence())
+		ctx, cancel := context.WithTimeout(w.ctx, time.Minute)
+		defer cancel()
+		if _, err := w.follower.Wait(ctx, 1+writers*changes); err != nil { // it follows on its own, and may be behind the writers'
+			t.Errorf("only %d records: %v", w.follower.State().Sequence(), err)
 		}
 	})
 }
